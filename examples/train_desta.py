@@ -1,0 +1,32 @@
+"""Train the connector on self-generated targets.
+
+    python examples/train_desta.py --config-name=desta25_mini             # two CPU cores; after prepare_corpus.py and generate_targets.py
+    python examples/train_desta.py --config-name=desta25 trainer.devices=8 trainer.strategy=ddp
+
+A killed run goes on from its last checkpoint when the same command is given again. Any key of the configuration can follow as key=value.
+"""
+
+import logging
+import sys
+
+from nemo.core.config import hydra_runner
+from omegaconf import OmegaConf
+
+import nemo_desta.config  # noqa: F401  registers the schema
+from nemo_desta.models.training import train
+
+
+@hydra_runner(config_path="../conf", config_name="desta25_mini")
+def main(cfg) -> None:
+    """Entry point."""
+    try:
+        checkpoint = train(OmegaConf.to_object(cfg))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on from the last checkpoint")
+    logging.getLogger("nemo_desta").info("checkpoint: %s", checkpoint)
+
+
+if __name__ == "__main__":
+    main()

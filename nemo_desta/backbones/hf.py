@@ -1,0 +1,148 @@
+"""Any Hugging Face causal LM as a backbone.
+
+Shape legend: B batch, T tokens, L labelled tokens, H hidden size, V vocabulary.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+
+from nemo_desta.backbones import packed_attention
+from nemo_desta.config import LoraConfig, Precision
+from nemo_desta.data.conversation import IGNORE
+from nemo_desta.data.packing import TokenPack
+
+logger = logging.getLogger(__name__)
+LOGIT_CHUNK = 1024  # labelled positions whose logits exist at the same time
+
+
+def has_native_bf16() -> bool:
+    """Whether this machine multiplies bf16 matrices in hardware."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)() or getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+
+
+def resolve_dtype(precision: Precision) -> torch.dtype:
+    """The torch type of a `Precision`; `auto` is bf16 where the hardware has it."""
+    if precision == Precision.auto:
+        return torch.bfloat16 if has_native_bf16() else torch.float32
+    return {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16}[precision]
+
+
+class HFBackbone(nn.Module):
+    """A frozen ``AutoModelForCausalLM`` (contract C3). Only LoRA adapters, where asked for, are trainable.
+
+    Args:
+        llm: the model; its parameters are frozen and it stays in eval mode.
+        lora: low-rank adapters to add (needs the `peft` package).
+    """
+
+    def __init__(self, llm: PreTrainedModel, lora: LoraConfig | None = None) -> None:
+        super().__init__()
+        llm.requires_grad_(False)
+        self.hidden_size: int = llm.config.hidden_size
+        self.has_lora = bool(lora and lora.enabled)
+        llm.config._attn_implementation = packed_attention.register()
+        self.llm: nn.Module = _add_lora(llm, lora) if lora is not None and lora.enabled else llm
+        self.train(False)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, dtype: torch.dtype, lora: LoraConfig | None = None) -> "HFBackbone":
+        """Load a model directory or hub id.
+
+        Raises:
+            OSError: it is not there; transformers' message names it.
+        """
+        llm = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype, attn_implementation="sdpa")
+        return cls(llm, lora)
+
+    @classmethod
+    def from_config(cls, config: Any, *, dtype: torch.dtype = torch.float32, lora: LoraConfig | None = None) -> "HFBackbone":
+        """Random weights: for tests and for meta tensors. ``config`` is a transformers config, a directory or an id."""
+        loaded = AutoConfig.from_pretrained(str(config)) if isinstance(config, str | Path) else config
+        return cls(AutoModelForCausalLM.from_config(loaded, dtype=dtype, attn_implementation="sdpa"), lora)
+
+    def train(self, mode: bool = True) -> "HFBackbone":
+        """The frozen LLM never leaves eval mode; with LoRA its adapters' dropout follows ``mode``."""
+        super().train(mode and self.has_lora)
+        return self
+
+    @property
+    def base(self) -> Any:
+        """The causal LM itself, adapters merged into its layers."""
+        return self.llm.get_base_model() if self.has_lora else self.llm  # type: ignore[operator]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.base.get_input_embeddings().weight.dtype
+
+    @property
+    def embedding_std(self) -> float:
+        """Standard deviation of the input embeddings' entries."""
+        return float(self.base.get_input_embeddings().weight.float().std())
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids [...] to embeddings [..., H]."""
+        return self.base.get_input_embeddings()(ids)
+
+    def hidden_states(self, embeds_TH: Tensor, pack: TokenPack) -> Tensor:
+        """Last hidden states [T, H] of packed rows, each row attended alone."""
+        lengths = pack.cu_seqlens_S1.diff().tolist()
+        # A mask of one entry stands for "no mask needed": transformers would otherwise build one of T x T that nothing reads.
+        no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=embeds_TH.device)
+        output = self.base.model(
+            inputs_embeds=embeds_TH[None], position_ids=pack.position_ids_T[None], attention_mask=no_mask, use_cache=False, row_lengths=lengths
+        )
+        return output.last_hidden_state[0]
+
+    def loss(self, embeds_TH: Tensor, pack: TokenPack) -> tuple[Tensor, int]:
+        """(sum of the token losses in fp32, number of labelled tokens). Logits are made at labelled positions only, `LOGIT_CHUNK` at a time."""
+        hidden_TH = self.hidden_states(embeds_TH.to(self.dtype), pack)
+        # The token at t predicts the one at t + 1. The first token of a row is context, so no label crosses a border.
+        next_T = pack.labels_T[1:]
+        at_L = (next_T != IGNORE).nonzero().squeeze(-1)
+        hidden_LH, target_L = hidden_TH[at_L], next_T[at_L]
+        losses = [self._token_losses(h, t) for h, t in zip(hidden_LH.split(LOGIT_CHUNK), target_L.split(LOGIT_CHUNK), strict=True)]
+        return (torch.stack(losses).sum() if losses else hidden_TH.float().sum() * 0.0), int(at_L.numel())
+
+    def _token_losses(self, hidden_LH: Tensor, target_L: Tensor) -> Tensor:
+        logits_LV = self.base.lm_head(hidden_LH).float()
+        return F.cross_entropy(logits_LV, target_L, reduction="sum")
+
+    @torch.inference_mode()
+    def generate(
+        self, embeds_BTH: Tensor, attention_mask_BT: Tensor, *, max_new_tokens: int, do_sample: bool = False, temperature: float = 1.0, top_p: float = 1.0
+    ) -> list[list[int]]:
+        """Continuations of left-padded prompts; see `Backbone.generate`. Stop tokens are those of the LLM's own generation config."""
+        sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_p": top_p} if do_sample else {"do_sample": False}
+        own = self.base.generation_config
+        stops = [own.eos_token_id] if isinstance(own.eos_token_id, int) else list(own.eos_token_id or [])
+        pad = own.pad_token_id if own.pad_token_id is not None else next(iter(stops), 0)
+        settings = GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=stops or None, pad_token_id=pad, top_k=0 if do_sample else None, **sampling)
+        out = self.llm.generate(inputs_embeds=embeds_BTH.to(self.dtype), attention_mask=attention_mask_BT, generation_config=settings)  # type: ignore[operator]
+        return [_until_stop(ids, set(stops)) for ids in out.tolist()]
+
+
+def _until_stop(ids: list[int], stops: set[int]) -> list[int]:
+    """Cut behind the first stop token: what follows is padding."""
+    for i, token in enumerate(ids):
+        if token in stops:
+            return ids[: i + 1]
+    return ids
+
+
+def _add_lora(llm: PreTrainedModel, lora: LoraConfig) -> nn.Module:
+    try:
+        import peft
+    except ImportError as error:
+        raise ValueError("model.lora.enabled=true needs the peft package: pip install 'nemo_desta[lora]'") from error
+    settings = peft.LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.target_modules), task_type=peft.TaskType.CAUSAL_LM
+    )
+    return peft.get_peft_model(llm, settings)

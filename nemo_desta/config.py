@@ -1,0 +1,193 @@
+"""The one typed configuration tree (contract C7).
+
+Every YAML under ``conf/`` is merged onto :class:`DestaConfig`, so an unknown or ill-typed key is an error that names the key.
+A field's comment gives its meaning, unit and, where it has one, the paper's value. Models are named by ``hf://owner/name``,
+by ``asset://name`` (fetched by ``tools/fetch_assets.py``) or by a local directory.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+class PadTo(StrEnum):
+    """How far the encoder's input is padded."""
+
+    thirty_seconds = "thirty_seconds"  # the reference: every clip becomes 3000 mel frames, nothing is masked
+    longest = "longest"  # to the longest clip of the batch, padded frames masked: what new trainings use
+
+
+class Precision(StrEnum):
+    """Floating-point format of the frozen backbone."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    auto = "auto"  # bf16 where the device computes it natively, else fp32
+
+
+class ConnectorInit(StrEnum):
+    """How the connector's output projection starts."""
+
+    reference = "reference"  # torch's default Linear, as in the reference code
+    embedding_scale = "embedding_scale"  # scaled so that audio vectors start with the standard deviation of the LLM's embeddings
+
+
+@dataclass
+class ConnectorConfig:
+    """The Q-Former between encoder and backbone (paper section III; contract C4)."""
+
+    num_layers: int = 6  # Q-Former layers
+    num_queries: int = 64  # audio vectors a clip gives the LLM
+    ffn_size: int = 3072  # width of the Q-Former's feed-forward layer
+    dropout: float = 0.1  # hidden and attention dropout
+    taps: list[int] | None = None  # 0-based encoder layers whose outputs are read; null = the encoder's own default
+    init: ConnectorInit = ConnectorInit.reference
+
+
+@dataclass
+class LoraConfig:
+    """Optional low-rank adapters on the backbone (off in the paper)."""
+
+    enabled: bool = False
+    rank: int = 16
+    alpha: int = 16
+    dropout: float = 0.1
+    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj"])
+
+
+@dataclass
+class ModelConfig:
+    """Encoder, connector and backbone."""
+
+    llm: str = MISSING  # backbone LLM (hf://, asset:// or directory)
+    encoder: str = MISSING  # audio encoder (hf://, asset:// or directory)
+    audio_locator: str = "<|AUDIO|>"  # what a message writes where a clip goes
+    placeholder_token: str = "<|reserved_special_token_87|>"  # a token of the LLM's vocabulary that no text uses
+    pad_to: PadTo = PadTo.longest
+    llm_precision: Precision = Precision.auto
+    connector: ConnectorConfig = field(default_factory=ConnectorConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+
+@dataclass
+class SourceConfig:
+    """One corpus of the mixture."""
+
+    name: str = MISSING  # name in the registry of nemo_desta.corpora
+    options: dict[str, Any] = field(default_factory=dict)  # keyword arguments of its prepare function
+
+
+@dataclass
+class CorpusConfig:
+    """What `examples/prepare_corpus.py` builds."""
+
+    tier: str = "lean"  # label of the selection: ci | lean | default | full
+    sources: list[SourceConfig] = field(default_factory=list)
+    max_clip_seconds: float = 30.0  # longer recordings are cut into windows of at most this length
+    min_clip_seconds: float = 0.3  # shorter clips are skipped and counted
+    min_rms_db: float = -60.0  # dBFS; quieter clips are silent: skipped and counted
+    test_fraction: float = 0.1  # share of the groups (speaker, level, source file) held out, where a corpus names no own split
+    num_jobs: int = 2  # processes
+    max_bad_fraction: float = 0.05  # of a source; more undecodable clips than this is an error
+    seed: int = 0
+
+
+@dataclass
+class GenerationConfig:
+    """How the backbone writes its own targets (paper section III-B)."""
+
+    engine: str = "transformers"  # transformers (in process)
+    rows: int = 0  # rows to write in all; 0 = prompts_per_cut for every training cut
+    prompts_per_cut: int = 1
+    attribute_prompt_fraction: float = 0.7  # share of prompts that ask for one attribute; the rest is open
+    temperature: float = 0.05  # paper: 0.05; 0 = greedy
+    top_p: float = 1.0  # paper: 1.0
+    max_new_tokens: int = 256
+    batch_tokens: int = 8192  # prompt tokens in a batch of generation (rows of equal length together)
+    system_prompt: str = "Focus on the audio clips and instructions."  # of the generation and of the training messages
+    seed: int = 0
+    drop_rejected: bool = True  # rows that a filter rejects are left out of the targets (they stay in rejected.jsonl)
+
+
+@dataclass
+class DataConfig:
+    """Batches for training."""
+
+    max_transcript_tokens: int = 100  # the transcript in the audio block is cut after so many LLM tokens (reference: 100)
+    transcript_drop_prob: float = 0.0  # share of the samples that see no transcript (paper: 0)
+    max_tokens: int = 1024  # rows longer than this are skipped and counted (reference: 300, which cuts responses)
+    batch_rows: int = 96  # rows in an optimiser step over all ranks (paper: 12 x 8)
+    micro_batch_tokens: int = 4096  # tokens packed into one forward pass
+    num_buckets: int = 8  # length buckets of the Lhotse sampler
+    rows_per_clip: int = 1  # rows of the same clip that travel together, so that its taps are computed once
+    num_workers: int = 2
+    taps_cache_gib: float = 0.0  # disk for encoder taps; 0 = compute them in every step
+    max_bad_fraction: float = 0.01  # of the training set; more bad clips than this is an error that lists them
+
+
+@dataclass
+class OptimConfig:
+    """Optimiser and schedule (facts: reference settings in the comments)."""
+
+    lr: float = 1.0e-4  # reference: 1e-4
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.98])  # reference
+    eps: float = 1.0e-8
+    weight_decay: float = 0.01  # reference: on all trainable tensors
+    warmup_steps: int = 5000  # reference
+    min_lr: float = 0.0  # reference: cosine to 0
+    grad_clip: float = 1.0  # reference: global norm
+
+
+@dataclass
+class TrainerConfig:
+    """Length of the run, devices, checkpoints and logs."""
+
+    max_steps: int = MISSING  # optimiser steps; the cosine ends here
+    devices: int = 1  # processes on this node
+    num_nodes: int = 1
+    accelerator: str = "auto"
+    strategy: str = "auto"  # auto | ddp
+    precision: str = "32-true"  # Lightning's; the backbone's own format is model.llm_precision
+    log_every_steps: int = 10
+    checkpoint_every_steps: int = 1000
+    keep_checkpoints: int = 2  # besides the last
+    validate_every_steps: int = 0  # 0 = no validation during training
+    tensorboard: bool = True
+    wandb: bool = False
+    wandb_project: str = "nemo_desta"
+    num_threads: int = 0  # CPU threads of torch; 0 = leave as it is
+
+
+@dataclass
+class EvalConfig:
+    """Held-out evaluation of the small recipe."""
+
+    checkpoint: str | None = None  # checkpoint directory; null = the last of the training run
+    max_items_per_attribute: int = 120
+    max_new_tokens: int = 32
+    batch_rows: int = 32
+    bootstrap: int = 1000  # resamples for the 95 % intervals
+    retention_prompts: int = 12  # text-only prompts answered before and after
+    seed: int = 0
+
+
+@dataclass
+class DestaConfig:
+    """Root of the configuration tree."""
+
+    name: str = MISSING  # of the recipe
+    run_dir: str = MISSING  # everything that a run writes lies below it
+    seed: int = 42
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+ConfigStore.instance().store(name="desta_schema", node=DestaConfig)

@@ -1,0 +1,1 @@
+"""From CutSets with self-generated supervisions to packed token batches."""

@@ -1,0 +1,217 @@
+"""THE rendering of conversations (contract C2): messages with ``<|AUDIO|>`` locators to ids, spans and labels.
+
+Target generation, training, evaluation, export and serving call this module; there is no second copy. An audio block is::
+
+    <start_audio>  N query slots  transcript tokens  <end_audio>
+
+The ids equal the reference's (facts in ``docs/model.md``) but for the named differences below:
+
+* `TAGS_ONCE`: the reference wraps every locator in tags at inference, doubling those the caller wrote, and none in training;
+  here a locator has its tags exactly once, always.
+* `TRANSCRIPT_IDS_IN_PLACE`: the reference puts placeholders where the transcript goes and overwrites their embeddings; here the transcript's
+  own ids stand there, whose embeddings are the same. `Rendered.placeholder_ids` gives the reference's form.
+* `RESPONSE_APART`: the reference tokenises context and response together and finds the first label by the length of the context alone, which is
+  off where a token crosses the border; here the response is tokenised apart.
+* `ONE_BOS`: the reference's text-only branch adds a second BOS; here the chat template's own is the only one.
+
+Clips share one locator syntax in every role; the n-th locator of a conversation takes the n-th clip.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Protocol
+
+from nemo_desta.data.supervision import Message
+
+TAGS_ONCE = True
+TRANSCRIPT_IDS_IN_PLACE = True
+RESPONSE_APART = True
+ONE_BOS = True
+
+AUDIO_LOCATOR = "<|AUDIO|>"
+START_AUDIO, END_AUDIO = "<start_audio>", "<end_audio>"
+NO_TRANSCRIPT = " "  # what the reference writes for a clip without speech
+IGNORE = -100  # label of positions without loss
+TEMPLATE_DATE = "26 Jul 2024"  # Llama-3.1's template prints a date; pinned to the one its targets were written under
+
+Span = tuple[int, int]
+"""(start, length) in tokens."""
+
+
+class Tokenizer(Protocol):
+    """What the rendering needs of a transformers tokenizer."""
+
+    eos_token: str
+    eos_token_id: int
+
+    def apply_chat_template(self, conversation: list[dict[str, str]], **kwargs: Any) -> Any: ...
+
+    def convert_tokens_to_ids(self, tokens: str) -> int: ...
+
+    def __call__(self, text: str, *, add_special_tokens: bool = ...) -> Any: ...
+
+
+@dataclass(frozen=True)
+class AudioLayout:
+    """How audio stands in a token sequence; one per model, stored in its checkpoint."""
+
+    placeholder_token: str  # a token that no text uses; stands for a query slot
+    num_queries: int = 64
+    audio_locator: str = AUDIO_LOCATOR
+    max_transcript_tokens: int | None = 100  # the reference cuts transcripts in training only; None = no cut
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as tokens.
+
+    Attributes:
+        input_ids: placeholder ids at the query slots, transcript ids after them, ordinary ids elsewhere.
+        audio_spans: the query slots of each clip; length = num_queries.
+        transcript_spans: the transcript of each clip, right behind its slots.
+        labels: same length as input_ids; `IGNORE` but for the response and its end-of-turn token.
+        placeholder_id: id at the query slots.
+    """
+
+    input_ids: list[int]
+    audio_spans: list[Span] = field(default_factory=list)
+    transcript_spans: list[Span] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    placeholder_id: int = -1
+
+    @property
+    def placeholder_ids(self) -> list[int]:
+        """The ids as the reference has them: placeholders at the transcript too."""
+        ids = list(self.input_ids)
+        for start, length in self.transcript_spans:
+            ids[start : start + length] = [self.placeholder_id] * length
+        return ids
+
+    @property
+    def label_start(self) -> int:
+        """Index of the first label; the length where there is none."""
+        return next((i for i, label in enumerate(self.labels) if label != IGNORE), len(self.labels))
+
+
+def count_locators(messages: Sequence[Message], locator: str = AUDIO_LOCATOR) -> int:
+    """Number of clips that the messages ask for."""
+    return sum(m["content"].count(locator) for m in messages)
+
+
+def _tag_locators(content: str, locator: str) -> str:
+    """Give every locator its tags exactly once (TAGS_ONCE)."""
+    bare = re.compile(f"(?:{re.escape(START_AUDIO)})?{re.escape(locator)}(?:{re.escape(END_AUDIO)})?")
+    return bare.sub(lambda _: START_AUDIO + locator + END_AUDIO, content)
+
+
+def _chat_text(messages: Sequence[Message], tokenizer: Tokenizer, *, add_generation_prompt: bool = True) -> str:
+    """The LLM's own chat template, with its date pinned."""
+    turns = [{"role": m["role"], "content": m["content"]} for m in messages]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt, date_string=TEMPLATE_DATE)
+    assert isinstance(text, str)
+    return text
+
+
+def render_text(messages: Sequence[Message], tokenizer: Tokenizer, seeds: Sequence[str] = (), *, locator: str = AUDIO_LOCATOR) -> str:
+    """The prompt that the backbone answers when it writes targets: each locator becomes a seed description between the audio tags.
+
+    Args:
+        messages: the same messages that training will see.
+        seeds: one seed description a locator, in order.
+
+    Raises:
+        ValueError: the numbers of locators and seeds differ.
+    """
+    _check_count(messages, len(seeds), locator)
+    remaining = iter(seeds)
+
+    def fill(content: str) -> str:
+        pieces = _tag_locators(content, locator).split(locator)
+        return pieces[0] + "".join(next(remaining) + piece for piece in pieces[1:])
+
+    return _chat_text([{**m, "content": fill(m["content"])} for m in messages], tokenizer)
+
+
+def render(
+    messages: Sequence[Message], tokenizer: Tokenizer, layout: AudioLayout, *, transcripts: Sequence[str | None] = (), response: str | None = None
+) -> Rendered:
+    """Messages (and, for training, the response) to ids, spans and labels.
+
+    Args:
+        messages: turns with ``role`` and ``content``; every `layout.audio_locator` in a content takes one clip.
+        transcripts: the transcript shown for each clip, in order; None or blank becomes `NO_TRANSCRIPT`.
+        response: the target; None renders the prompt of generation, without labels.
+
+    Raises:
+        ValueError: numbers of locators and transcripts differ, or a content holds the placeholder token.
+    """
+    _check_count(messages, len(transcripts), layout.audio_locator)
+    placeholder_id = _placeholder_id(tokenizer, layout.placeholder_token)
+    tagged = []
+    for m in messages:
+        if layout.placeholder_token in m["content"]:
+            raise ValueError(f"the placeholder token {layout.placeholder_token!r} stands in a message: remove it from {m['content'][:80]!r}")
+        content = _tag_locators(m["content"], layout.audio_locator).replace(layout.audio_locator, layout.placeholder_token)
+        tagged.append({**m, "content": content})
+    context = _encode(tokenizer, _chat_text(tagged, tokenizer))
+    shown = [_transcript_ids(tokenizer, text, layout.max_transcript_tokens) for text in transcripts]
+    rendered = _expand(context, placeholder_id, layout.num_queries, shown)
+    if response is None:
+        return rendered
+    target = [*_encode(tokenizer, response), tokenizer.eos_token_id]
+    return Rendered(
+        input_ids=rendered.input_ids + target,
+        audio_spans=rendered.audio_spans,
+        transcript_spans=rendered.transcript_spans,
+        labels=[IGNORE] * len(rendered.input_ids) + target,
+        placeholder_id=placeholder_id,
+    )
+
+
+def _expand(context: list[int], placeholder_id: int, num_queries: int, transcripts: Sequence[list[int]]) -> Rendered:
+    """Replace the n-th placeholder by its query slots and the n-th transcript.
+
+    Expanding ids equals the reference's tokenising of a string with repeated placeholders, because an added token is never merged with its neighbours.
+    """
+    ids: list[int] = []
+    audio_spans: list[Span] = []
+    transcript_spans: list[Span] = []
+    clips = iter(transcripts)
+    for token in context:
+        if token != placeholder_id:
+            ids.append(token)
+            continue
+        text_ids = next(clips)
+        audio_spans.append((len(ids), num_queries))
+        ids += [placeholder_id] * num_queries
+        transcript_spans.append((len(ids), len(text_ids)))
+        ids += text_ids
+    assert len(audio_spans) == len(transcripts), "the chat template dropped or doubled a message"
+    return Rendered(ids, audio_spans, transcript_spans, [IGNORE] * len(ids), placeholder_id)
+
+
+def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert isinstance(ids, list)
+    return ids
+
+
+def _transcript_ids(tokenizer: Tokenizer, text: str | None, limit: int | None) -> list[int]:
+    shown = text if text and text.strip() else NO_TRANSCRIPT
+    return _encode(tokenizer, shown)[:limit]
+
+
+@lru_cache(maxsize=16)
+def _placeholder_id(tokenizer: Tokenizer, token: str) -> int:
+    ids = _encode(tokenizer, token)
+    if len(ids) != 1:
+        raise ValueError(f"model.placeholder_token={token!r} is {len(ids)} tokens for this LLM: choose a special token of its vocabulary that no text uses")
+    return ids[0]
+
+
+def _check_count(messages: Sequence[Message], clips: int, locator: str) -> None:
+    wanted = count_locators(messages, locator)
+    if wanted != clips:
+        raise ValueError(f"the messages have {wanted} {locator} locators, but {clips} clips were given: write one locator for each clip")

@@ -1,0 +1,77 @@
+"""The training data as a Lightning data module."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+from lhotse import CutSet
+from torch.utils.data import DataLoader
+
+from nemo_desta.config import DataConfig
+from nemo_desta.data.conversation import AudioLayout, Tokenizer
+from nemo_desta.data.dataset import DestaDataset, StepBatch, training_units
+from nemo_desta.data.sampler import StepSampler
+from nemo_desta.data.taps_cache import TapsCache
+
+
+class DestaDataModule(pl.LightningDataModule):
+    """Batches of one optimiser step each, continuing where a checkpoint stopped.
+
+    Args:
+        cuts: training cuts with self-generated supervisions.
+        tokenizer, layout: of the model.
+        cfg: the data section of the configuration.
+        max_steps: optimiser steps of the whole run.
+        seed: of the data order.
+        cache: encoder taps of clips heard before.
+    """
+
+    def __init__(
+        self, cuts: CutSet, tokenizer: Tokenizer, layout: AudioLayout, cfg: DataConfig, *, max_steps: int, seed: int, cache: TapsCache | None = None
+    ) -> None:
+        super().__init__()
+        self.units = training_units(cuts, cfg.rows_per_clip)
+        self.cfg, self.max_steps, self.seed = cfg, max_steps, seed
+        self.consumed_steps = 0
+        self.dataset = DestaDataset(
+            tokenizer,
+            layout,
+            micro_batch_tokens=cfg.micro_batch_tokens,
+            max_tokens=cfg.max_tokens,
+            transcript_drop_prob=cfg.transcript_drop_prob,
+            seed=seed,
+            cache=cache,
+        )
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the training set."""
+        return sum(len(unit.supervisions) - 1 for unit in self.units)
+
+    def train_dataloader(self) -> DataLoader[StepBatch]:
+        """Map-style in Lhotse's manner: the sampler runs here, audio is read in the workers."""
+        trainer = self.trainer
+        sampler = StepSampler(
+            self.units,
+            batch_rows=self.cfg.batch_rows,
+            num_buckets=self.cfg.num_buckets,
+            seed=self.seed,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+            start_step=self.consumed_steps,
+            num_steps=self.max_steps,
+        )
+        workers = self.cfg.num_workers
+        return DataLoader(
+            self.dataset, batch_size=None, sampler=sampler, num_workers=workers, prefetch_factor=4 if workers else None, persistent_workers=bool(workers)
+        )
+
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+        """Micro-batches move one by one, when their turn comes."""
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The data's position is the number of optimiser steps taken, whatever the workers have prefetched."""
+        return {"consumed_steps": self.trainer.global_step if self.trainer else self.consumed_steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.consumed_steps = int(state_dict["consumed_steps"])

@@ -1,0 +1,182 @@
+"""Cuts of an optimiser step to packed micro-batches (contracts C2 and C6).
+
+Placeholders are expanded here, in the data workers, so that every process sees the same ids and labels; no model is needed.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from lhotse import CutSet, SupervisionSegment
+from lhotse.cut import MonoCut
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from nemo_desta.data.conversation import AudioLayout, Rendered, Tokenizer, render
+from nemo_desta.data.packing import TokenPack, pack, split_by_tokens
+from nemo_desta.data.supervision import self_generated, source_supervision
+from nemo_desta.data.taps_cache import TapsCache, clip_key
+
+logger = logging.getLogger(__name__)
+
+SAMPLING_RATE = 16_000
+MIN_SECONDS = 0.1
+SILENCE = 1.0e-5  # peak amplitude below which a clip holds nothing
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The sound of one clip: its samples, or the taps that the encoder made of them before.
+
+    Attributes:
+        key: cache key; empty where there is no cache.
+        samples_T: float32 in [-1, 1] at 16 kHz, or None when `taps_NTD` is there.
+        taps_NTD: encoder taps of the real frames.
+    """
+
+    key: str
+    samples_T: Tensor | None = None
+    taps_NTD: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """A pack and the clips that its spans refer to."""
+
+    tokens: TokenPack
+    clips: list[Clip]
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """This rank's part of one optimiser step.
+
+    Attributes:
+        micro_batches: may be empty when every row was skipped.
+        row_ids: rows used, in order.
+        skipped: (row id, reason) of the rows left out.
+        audio_seconds: sound of the rows used.
+    """
+
+    micro_batches: list[MicroBatch]
+    row_ids: list[str]
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    audio_seconds: float = 0.0
+
+
+def load_samples(cut: MonoCut) -> Tensor:
+    """Mono float32 samples at 16 kHz.
+
+    Raises:
+        ValueError: the clip is missing, cannot be decoded, is too short or silent; the message says which.
+    """
+    try:
+        resampled = cut if cut.sampling_rate == SAMPLING_RATE else cut.resample(SAMPLING_RATE)
+        samples = resampled.load_audio()
+    except Exception as error:  # Lhotse's backends raise many kinds; whatever it is, this clip cannot be used
+        raise ValueError(f"undecodable: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
+    assert samples is not None
+    mono = np.ascontiguousarray(samples.mean(axis=0), dtype=np.float32)
+    if mono.size < MIN_SECONDS * SAMPLING_RATE:
+        raise ValueError(f"too short: {mono.size / SAMPLING_RATE:.3f} s")
+    if not np.isfinite(mono).all():
+        raise ValueError("holds samples that are not finite")
+    if np.abs(mono).max() < SILENCE:
+        raise ValueError("silent")
+    return torch.from_numpy(mono)
+
+
+class DestaDataset(Dataset[StepBatch]):
+    """Map-style dataset in Lhotse's manner: the sampler's cuts of a step in, packed micro-batches out.
+
+    Args:
+        tokenizer: of the backbone.
+        layout: of the model.
+        micro_batch_tokens: tokens of a pack.
+        max_tokens: rows longer than this are skipped, counted and listed, never cut.
+        transcript_drop_prob: share of the rows that see no transcript, decided by (seed, epoch, row id).
+        cache: encoder taps of clips heard before; None = always load the samples.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        layout: AudioLayout,
+        *,
+        micro_batch_tokens: int,
+        max_tokens: int,
+        transcript_drop_prob: float = 0.0,
+        seed: int = 0,
+        cache: TapsCache | None = None,
+    ) -> None:
+        self.tokenizer, self.layout, self.cache = tokenizer, layout, cache
+        self.micro_batch_tokens, self.max_tokens = micro_batch_tokens, max_tokens
+        self.transcript_drop_prob, self.seed = transcript_drop_prob, seed
+
+    def __getitem__(self, cuts: CutSet) -> StepBatch:
+        rows: list[tuple[str, Rendered, Clip]] = []
+        skipped: list[tuple[str, str]] = []
+        seconds = 0.0
+        for cut in cuts:
+            try:
+                clip = self._clip(cut)
+            except ValueError as error:
+                skipped += [(row.id, str(error)) for row in self_generated(cut)]
+                continue
+            for row in self_generated(cut):
+                rendered = self._render(cut, row)
+                if len(rendered.input_ids) > self.max_tokens:
+                    skipped.append((row.id, f"too long: {len(rendered.input_ids)} tokens, data.max_tokens={self.max_tokens}"))
+                    continue
+                rows.append((row.id, rendered, clip))
+                seconds += cut.duration
+        groups = split_by_tokens([len(rendered.input_ids) for _, rendered, _ in rows], self.micro_batch_tokens)
+        micro_batches = [self._pack([rows[i][1:] for i in group]) for group in groups]
+        return StepBatch(micro_batches, [row_id for row_id, _, _ in rows], skipped, seconds)
+
+    def _clip(self, cut: MonoCut) -> Clip:
+        key = clip_key(cut) if self.cache is not None else ""
+        taps = self.cache.get(key) if self.cache is not None else None
+        return Clip(key, taps_NTD=taps) if taps is not None else Clip(key, samples_T=load_samples(cut))
+
+    def _render(self, cut: MonoCut, row: SupervisionSegment) -> Rendered:
+        assert row.custom is not None
+        text = None if self._drops_transcript(row.id, (cut.custom or {}).get("epoch", 0)) else source_supervision(cut).text
+        return render(row.custom["messages"], self.tokenizer, self.layout, transcripts=[text], response=(row.text or "").strip())
+
+    def _drops_transcript(self, row_id: str, epoch: int) -> bool:
+        if self.transcript_drop_prob <= 0:
+            return False
+        digest = hashlib.sha256(f"{self.seed}/{epoch}/{row_id}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64 < self.transcript_drop_prob
+
+    def _pack(self, rows: Sequence[tuple[Rendered, Clip]]) -> MicroBatch:
+        clips: list[Clip] = []
+        index_of: dict[int, int] = {}
+        for _, clip in rows:
+            if id(clip) not in index_of:  # rows of the same cut share the object
+                index_of[id(clip)] = len(clips)
+                clips.append(clip)
+        spans = [[index_of[id(clip)]] for _, clip in rows]
+        return MicroBatch(pack([rendered for rendered, _ in rows], spans, self.layout.num_queries), clips)
+
+
+def training_units(cuts: CutSet, rows_per_clip: int = 1) -> CutSet:
+    """Cuts with their rows in groups of at most ``rows_per_clip``: what the sampler shuffles. Cuts without rows are left out."""
+    return CutSet.from_cuts(unit for cut in cuts for unit in _units(cut, rows_per_clip))
+
+
+def _units(cut: MonoCut, rows_per_clip: int) -> list[MonoCut]:
+    rows = self_generated(cut)
+    if not rows:
+        return []
+    source = source_supervision(cut)
+    units = []
+    for i in range(0, len(rows), rows_per_clip):
+        unit = cut.with_id(f"{cut.id}#{i // rows_per_clip}")
+        unit.supervisions = [source, *rows[i : i + rows_per_clip]]
+        units.append(unit)
+    return units

@@ -1,0 +1,67 @@
+"""Self-generated supervisions of a cut (contract C1).
+
+``cut.supervisions[0]`` is the source supervision (transcript and attributes). Every further one whose ``custom["role"]`` is
+``"self_generated"`` holds one response of the backbone together with all that is needed to reproduce it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lhotse import SupervisionSegment
+from lhotse.cut import MonoCut
+from lhotse.utils import fastcopy
+
+ROLE = "self_generated"
+
+Message = dict[str, Any]
+"""``{"role": "system" | "user" | "assistant", "content": str}``, in training and inference also ``"audios": [{"audio", "text"}]``."""
+
+
+def self_generated(cut: MonoCut) -> list[SupervisionSegment]:
+    """The self-generated supervisions of ``cut``, in the order in which they were added."""
+    return [s for s in cut.supervisions if (s.custom or {}).get("role") == ROLE]
+
+
+def source_supervision(cut: MonoCut) -> SupervisionSegment:
+    """The supervision that carries the clip's own transcript and attributes.
+
+    Raises:
+        ValueError: the cut has none.
+    """
+    if not cut.supervisions or (cut.supervisions[0].custom or {}).get("role") == ROLE:
+        raise ValueError(f"cut {cut.id!r} has no source supervision: the first supervision must hold the clip's transcript and attributes")
+    return cut.supervisions[0]
+
+
+def add_self_generated(
+    cut: MonoCut,
+    *,
+    row_id: str,
+    response: str,
+    messages: Sequence[Message],
+    prompt: str,
+    prompt_id: str,
+    prompt_kind: str,
+    attribute: str | None,
+    generator: Mapping[str, Any],
+) -> MonoCut:
+    """A copy of ``cut`` with one more self-generated supervision.
+
+    Args:
+        row_id: unique over the whole set; becomes the supervision's id.
+        response: the training target.
+        messages: the conversation with ``<|AUDIO|>`` locators, used for training as it stands.
+        prompt: the pool's prompt; ``prompt_id``, ``prompt_kind`` and ``attribute`` say which one.
+        generator: provenance: model, revision, engine, temperature, top_p, max_tokens, seed, prompt_sha256, finish_reason.
+    """
+    custom = {
+        "role": ROLE,
+        "messages": [dict(m) for m in messages],
+        "prompt": prompt,
+        "prompt_id": prompt_id,
+        "prompt_kind": prompt_kind,
+        "attribute": attribute,
+        "generator": dict(generator),
+    }
+    row = SupervisionSegment(id=row_id, recording_id=cut.recording_id or cut.id, start=0.0, duration=cut.duration, channel=0, text=response, custom=custom)
+    return fastcopy(cut, supervisions=[*cut.supervisions, row])

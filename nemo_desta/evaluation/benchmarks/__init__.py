@@ -1,0 +1,1 @@
+"""Benchmarks, one file each, behind the interface of `base`."""

@@ -1,0 +1,83 @@
+"""Ten held-out clips to listen to, drawn at random, not chosen for their answers."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from lhotse.audio import AudioLoadingError, DurationMismatchError
+from lhotse.cut import MonoCut
+
+from nemo_desta.evaluation.benchmarks.base import NO_AUDIO, SHUFFLED, WITH_AUDIO
+
+logger = logging.getLogger(__name__)
+
+Row = Mapping[str, Any]
+"""One line of ``eval/scored.jsonl``."""
+
+
+def draw_clips(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
+    """`count` rows with audio: one random item of each attribute in turn, no clip twice."""
+    rng = np.random.default_rng(seed)
+    by_track: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["condition"] == WITH_AUDIO:
+            by_track.setdefault(row["track"], []).append(row)
+    queues = [[members[i] for i in rng.permutation(len(members))] for members in by_track.values()]
+    drawn: list[Row] = []
+    heard: set[str] = set()
+    while len(drawn) < count and any(queues):
+        for queue in queues:
+            while queue and queue[-1]["cut"] in heard:
+                queue.pop()
+            if queue and len(drawn) < count:
+                drawn.append(queue.pop())
+                heard.add(drawn[-1]["cut"])
+    return drawn
+
+
+def write_clips(rows: Sequence[Row], find_cut: Callable[[str], MonoCut | None], folder: Path, *, count: int = 10, seed: int = 0) -> list[dict[str, Any]]:
+    """Copy the drawn clips beside the page and say what was asked, answered and right.
+
+    Args:
+        rows: all scored rows.
+        find_cut: cut id -> cut; None where it is gone (its card then has no player).
+        folder: gets ``<nn>.flac`` (mono, the clip's own rate).
+
+    Returns:
+        One dict a clip, ready for the page.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.flac"):
+        old.unlink()
+    answers = {(row["item"], row["condition"]): row for row in rows}
+    cards = []
+    for number, row in enumerate(draw_clips(rows, count, seed), start=1):
+        cut = find_cut(row["cut"])
+        file = _copy(cut, folder / f"{number:02d}.flac") if cut is not None else None
+        cards.append(
+            {
+                **{key: row[key] for key in ("item", "track", "question", "gold", "response", "parsed", "score", "cut")},
+                "audio": f"{folder.name}/{file.name}" if file else None,
+                "seconds": cut.duration if cut is not None else None,
+                "text": cut.supervisions[0].text if cut is not None and cut.supervisions else None,
+                "dataset": (cut.custom or {}).get("dataset", "") if cut is not None else row.get("dataset", ""),
+                "licence": (cut.custom or {}).get("license", "") if cut is not None else "",
+                "attribution": (cut.custom or {}).get("attribution", "") if cut is not None else "",
+                "shuffled": answers.get((row["item"], SHUFFLED)),
+                "no_audio": answers.get((row["item"], NO_AUDIO)),
+            }
+        )
+    return cards
+
+
+def _copy(cut: MonoCut, path: Path) -> Path | None:
+    try:
+        samples = np.atleast_2d(cut.load_audio())[0]
+    except (OSError, RuntimeError, ValueError, AudioLoadingError, DurationMismatchError) as error:
+        logger.warning("the clip %s cannot be copied to the report: %s", cut.id, error)
+        return None
+    soundfile.write(path, np.clip(samples, -1, 1), cut.sampling_rate, subtype="PCM_16")
+    return path

@@ -1,0 +1,1 @@
+"""The backbone writes its own training targets: plan, engines, filters, runner."""

@@ -1,0 +1,283 @@
+"""Write the training targets of a run: plan, answer, filter, attach to the cuts.
+
+Everything lies below ``<run_dir>/targets``: ``plan.json`` (what the journal belongs to), ``rows.jsonl`` (journal of all answers), ``rejected.jsonl``,
+``cuts_train.jsonl.gz`` (the result, contract C1) and ``manifest.json`` (contract C8; written last, so that its presence means done).
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lhotse import CutSet
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from nemo_desta import provenance
+from nemo_desta.config import DestaConfig, GenerationConfig
+from nemo_desta.corpora.manifests import read_cuts, write_cuts, write_lines
+from nemo_desta.data.supervision import add_self_generated
+from nemo_desta.generation.engines import Engine, check_engine, make_engine
+from nemo_desta.generation.engines.base import Completion
+from nemo_desta.generation.journal import Journal, exclusive
+from nemo_desta.generation.plan import TargetRow, make_plan, vocabulary
+from nemo_desta.seed.prompts import PromptPool, load_pool
+
+logger = logging.getLogger(__name__)
+
+LOG_EVERY_SECONDS = 30.0  # of progress, where there is no terminal to draw a bar on
+REDONE_BY_FILTERING = ("drop_rejected",)  # keys of the configuration that do not change the answers
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Files of a run that concern targets."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, config: DestaConfig) -> "Paths":
+        """From ``run_dir``."""
+        return cls(Path(config.run_dir))
+
+    @property
+    def corpus(self) -> Path:
+        return self.root / "corpus" / "cuts_train.jsonl.gz"
+
+    @property
+    def targets(self) -> Path:
+        return self.root / "targets"
+
+    @property
+    def cuts(self) -> Path:
+        return self.targets / "cuts_train.jsonl.gz"
+
+    @property
+    def manifest(self) -> Path:
+        return self.targets / "manifest.json"
+
+
+def generate_targets(config: DestaConfig, *, engine: Engine | None = None, pool: PromptPool | None = None) -> Path:
+    """Write the targets of a run, or go on where an earlier process stopped.
+
+    Args:
+        config: of the run; ``generation``, ``model.llm`` and ``model.llm_precision`` matter.
+        engine: already loaded backbone; default: `make_engine`.
+        pool: prompts; default: the shipped pool.
+
+    Returns:
+        ``targets/cuts_train.jsonl.gz``: the training cuts that have at least one target.
+
+    Raises:
+        FileNotFoundError: no corpus.
+        ValueError: the directory holds targets of other settings, another process works there, or nothing survived the filters.
+    """
+    paths, pool = Paths.of(config), pool or load_pool()
+    check_engine(config.generation.engine)
+    if not paths.corpus.exists():
+        raise FileNotFoundError(f"{paths.corpus} does not exist: run examples/prepare_corpus.py with the same configuration first")
+    key = _done_key(config, paths, pool)
+    if _is_done(paths, key):
+        logger.info("targets in %s are complete: nothing to do", paths.targets)
+        return paths.cuts
+    with exclusive(paths.targets):
+        cuts = read_cuts(paths.corpus).to_eager()
+        engine = engine or make_engine(config)
+        focused, weights = getattr(config.generation, "focused_seed", False), getattr(config.generation, "attribute_weights", None)
+        plan = make_plan(cuts, pool, config.generation, engine.tokenizer, focused=focused, attribute_weights=weights)
+        batches = make_batches(plan, engine.count_tokens([row.text for row in plan]), config.generation.batch_tokens)
+        _claim(paths.targets, _identity(config, engine, plan, batches))
+        journal = Journal(paths.targets / "rows.jsonl", [[row.row_id for row in batch] for batch in batches])
+        seconds = _answer(journal, batches, engine)
+        _finish(config, paths, cuts, plan, journal.answers, engine, {"done_key": key, "seconds_of_this_process": round(seconds, 1)})
+    return paths.cuts
+
+
+# --- what a run is -----------------------------------------------------------------------------------------------------------------------------------
+
+
+def make_batches(plan: Sequence[TargetRow], lengths: Sequence[int], batch_tokens: int) -> list[list[TargetRow]]:
+    """Rows of like length together, at most `batch_tokens` padded prompt tokens a batch; a pure function of its arguments.
+
+    The batches come in the order of a hash, so that rows/s is even over the run and an interrupted journal is a fair sample.
+    """
+    ordered = sorted(zip(lengths, plan, strict=True), key=lambda pair: (pair[0], pair[1].row_id))
+    batches: list[list[TargetRow]] = []
+    for length, row in ordered:  # ascending: the newest row is the longest of its batch
+        if not batches or length * (len(batches[-1]) + 1) > batch_tokens:
+            batches.append([])
+        batches[-1].append(row)
+    return sorted(batches, key=lambda batch: hashlib.sha256(batch[0].row_id.encode()).digest())
+
+
+def _settings(config: GenerationConfig) -> dict[str, Any]:
+    return {f"generation.{key}": value for key, value in provenance.plain(config).items() if key not in REDONE_BY_FILTERING}
+
+
+def _identity(config: DestaConfig, engine: Engine, plan: Sequence[TargetRow], batches: Sequence[Sequence[TargetRow]]) -> dict[str, Any]:
+    """All that the answers depend on."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        for row in batch:
+            digest.update(f"{row.row_id}\x1f{row.text}\x1e".encode())
+        digest.update(b"\x1d")
+    model = {"model.llm": config.model.llm, "model.revision": model_revision(config.model.llm)}
+    return {**_settings(config.generation), **model, **engine.describe(), "rows": len(plan), "batches": len(batches), "plan_sha256": digest.hexdigest()}
+
+
+def model_revision(reference: str) -> str:
+    """Fingerprint of the backbone: sha256 of a local or asset directory, the reference itself for a model on a hub."""
+    from nemo_desta.assets import resolve_model
+
+    resolved = resolve_model(reference)
+    return provenance.fingerprint(resolved)["sha256"][:16] if isinstance(resolved, Path) and resolved.exists() else str(resolved)
+
+
+def _claim(directory: Path, identity: dict[str, Any]) -> None:
+    """Write what the journal belongs to, or check that it belongs to this run.
+
+    Raises:
+        ValueError: it belongs to other settings; the message names them.
+    """
+    path = directory / "plan.json"
+    found = _read_json(path)
+    if found is None:
+        if (directory / "rows.jsonl").exists() and (directory / "rows.jsonl").stat().st_size:
+            raise ValueError(f"{directory} has a journal of answers but no readable plan.json: choose another run_dir, or remove {directory}")
+        provenance.write_json_atomic(path, identity)
+        return
+    if differing := [key for key in {**found, **identity} if found.get(key) != identity.get(key)]:
+        listed = ", ".join(f"{key} was {found.get(key)!r}, is {identity.get(key)!r}" for key in differing)
+        raise ValueError(f"{directory} holds targets of other settings ({listed}): choose another run_dir, or remove {directory} to write them anew")
+
+
+def _done_key(config: DestaConfig, paths: Paths, pool: PromptPool) -> str:
+    """Hash of all that the result depends on and that is quick to read: no model is loaded to find that a run is complete."""
+    from nemo_desta.generation import filters
+    from nemo_desta.seed import matching
+
+    sources = [Path(str(filters.__file__)), filters.FREQUENT_WORDS_PATH, Path(str(matching.__file__)), matching.SYNONYMS_PATH]
+    prompts = "\n".join(f"{p.id}\x1f{p.text}" for p in pool)
+    parts = {
+        **_settings(config.generation),
+        "drop_rejected": config.generation.drop_rejected,
+        "llm": config.model.llm,
+        "precision": config.model.llm_precision,
+        "corpus": provenance.sha256_file(paths.corpus),
+        "pool": hashlib.sha256(prompts.encode()).hexdigest(),
+        "filters": [provenance.sha256_file(path) for path in sources],
+    }
+    return hashlib.sha256(json.dumps(provenance.plain(parts), sort_keys=True).encode()).hexdigest()
+
+
+def _is_done(paths: Paths, key: str) -> bool:
+    manifest = _read_json(paths.manifest) or {}
+    return manifest.get("done_key") == key and paths.cuts.exists() and manifest.get("output_sha256") == provenance.sha256_file(paths.cuts)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+# --- answers -----------------------------------------------------------------------------------------------------------------------------------------
+
+
+def _answer(journal: Journal, batches: Sequence[Sequence[TargetRow]], engine: Engine) -> float:
+    """Answer every batch that the journal lacks; seconds that it took."""
+    journal.open()
+    total = sum(map(len, batches))
+    if journal.answers or journal.dropped:
+        logger.info("going on: %d of %d rows are there (%d incomplete lines dropped)", len(journal.answers), total, journal.dropped)
+    started, logged, before = time.monotonic(), time.monotonic(), len(journal.answers)
+    with _progress() as progress:
+        task = progress.add_task("targets", total=total, completed=before, rate="")
+        try:
+            for batch in batches[journal.done :]:
+                journal.append(engine.generate([row.text for row in batch], [row.row_id for row in batch]))
+                rate = (len(journal.answers) - before) / (time.monotonic() - started)
+                progress.update(task, completed=len(journal.answers), rate=f"{rate:.1f} rows/s")
+                if progress.disable and time.monotonic() - logged > LOG_EVERY_SECONDS:
+                    logged = time.monotonic()
+                    left = (total - len(journal.answers)) / rate / 60
+                    logger.info("targets: %d of %d rows, %.1f rows/s, %.1f minutes left", len(journal.answers), total, rate, left)
+        except KeyboardInterrupt:
+            logger.warning("stopped with %d of %d rows written; the same command goes on from there", len(journal.answers), total)
+            raise
+    return time.monotonic() - started
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+
+
+# --- result ------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def _finish(
+    config: DestaConfig, paths: Paths, cuts: CutSet, plan: Sequence[TargetRow], answers: Mapping[str, Completion], engine: Engine, extra: Mapping[str, Any]
+) -> None:
+    """Filter the answers, attach the good ones to their cuts, write result and manifest."""
+    from nemo_desta.generation.filters import reject_reason
+    from nemo_desta.generation.statistics import summary
+
+    values = vocabulary(cuts)
+    reasons = {row.row_id: reject_reason(row, answers[row.row_id], values) for row in plan}
+    write_lines(paths.targets / "rejected.jsonl", (_rejected_line(row, answers[row.row_id], reason) for row in plan if (reason := reasons[row.row_id])))
+    kept = [row for row in plan if reasons[row.row_id] is None or not config.generation.drop_rejected]
+    if not kept:
+        rejected = paths.targets / "rejected.jsonl"
+        raise ValueError(f"none of the {len(plan)} answers passed the filters: see {rejected}; is model.llm an instruction-tuned model?")
+    provider = _provider(config, engine)
+    write_cuts(paths.cuts, _with_targets(cuts, kept, answers, provider))
+    counts = summary(plan, answers, reasons)
+    extra = {**extra, "output_sha256": provenance.sha256_file(paths.cuts), "generator": provider, "targets": counts}
+    provenance.write_json_atomic(paths.manifest, provenance.manifest(config, {"cuts_train": paths.corpus}, **extra))
+    logger.info("targets: %d of %d answers kept (%.0f %%), in %s", counts["kept"], counts["asked"], 100 * counts["yield"], paths.cuts)
+
+
+def _provider(config: DestaConfig, engine: Engine) -> dict[str, Any]:
+    """Provenance that all rows share (contract C1)."""
+    g = config.generation
+    sampling = {"temperature": g.temperature, "top_p": g.top_p, "max_tokens": g.max_new_tokens, "seed": g.seed}
+    return {"model": config.model.llm, "revision": model_revision(config.model.llm), **engine.describe(), **sampling}
+
+
+def _with_targets(cuts: CutSet, kept: Sequence[TargetRow], answers: Mapping[str, Completion], provider: Mapping[str, Any]) -> Iterable[Any]:
+    """The cuts that have a target, in corpus order, each with its rows in plan order."""
+    rows: dict[str, list[TargetRow]] = {}
+    for row in kept:
+        rows.setdefault(row.cut_id, []).append(row)
+    for cut in cuts:
+        for row in rows.get(cut.id, ()):
+            answer = answers[row.row_id]
+            prompt_sha256 = hashlib.sha256(row.text.encode()).hexdigest()
+            cut = add_self_generated(
+                cut,
+                row_id=row.row_id,
+                response=answer.text,
+                messages=row.messages,
+                prompt=row.prompt.text,
+                prompt_id=row.prompt.id,
+                prompt_kind=row.prompt.kind,
+                attribute=row.prompt.attribute,
+                generator={**provider, "prompt_sha256": prompt_sha256, "finish_reason": answer.finish_reason},
+            )
+        if cut.id in rows:
+            yield cut
+
+
+def _rejected_line(row: TargetRow, answer: Completion, reason: str) -> str:
+    asked = {"prompt_id": row.prompt.id, "prompt": row.prompt.text, "kind": row.prompt.kind, "attribute": row.prompt.attribute}
+    gold = row.attributes.get(row.prompt.attribute) if row.prompt.attribute else None
+    record = {"row_id": row.row_id, "cut_id": row.cut_id, "reason": reason, **asked, "gold": gold, "seed": row.seed, "text": answer.text}
+    return json.dumps(record, ensure_ascii=False)

@@ -1,0 +1,46 @@
+"""How many answers became targets: by prompt kind, attribute, domain, language and filter."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from nemo_desta.generation.engines.base import Completion
+from nemo_desta.generation.filters import FILTERS
+from nemo_desta.generation.plan import TargetRow
+
+
+def summary(plan: Sequence[TargetRow], answers: Mapping[str, Completion], reasons: Mapping[str, str | None]) -> dict[str, Any]:
+    """Counts for the manifest.
+
+    Args:
+        plan: all rows that were asked.
+        answers: row id -> answer.
+        reasons: row id -> name of the filter that rejected it, or None.
+
+    Returns:
+        ``asked``, ``kept``, ``yield`` (0..1), ``tokens`` (mean of the kept answers), ``rejected_by_filter`` (every filter, zero included) and
+        ``yield_by_{kind,attribute,domain,language}``: name -> {asked, kept, yield}.
+    """
+    kept = [row for row in plan if reasons[row.row_id] is None]
+    tokens = [answers[row.row_id].num_tokens for row in kept]
+    groups: dict[str, Callable[[TargetRow], str | None]] = {
+        "kind": lambda row: row.prompt.kind,
+        "attribute": lambda row: row.prompt.attribute,
+        "domain": lambda row: row.domain,
+        "language": lambda row: row.attributes.get("language"),
+    }
+    return {
+        **_counts(plan, reasons),
+        "tokens": sum(tokens) / len(tokens) if tokens else 0.0,
+        "rejected_by_filter": {name: sum(reason == name for reason in reasons.values()) for name, _ in FILTERS},
+        **{f"yield_by_{name}": _grouped(plan, reasons, key) for name, key in groups.items()},
+    }
+
+
+def _counts(rows: Sequence[TargetRow], reasons: Mapping[str, str | None]) -> dict[str, Any]:
+    kept = sum(reasons[row.row_id] is None for row in rows)
+    return {"asked": len(rows), "kept": kept, "yield": kept / len(rows) if rows else 0.0}
+
+
+def _grouped(plan: Sequence[TargetRow], reasons: Mapping[str, str | None], key: Callable[[TargetRow], str | None]) -> dict[str, dict[str, Any]]:
+    names = sorted({name for row in plan if (name := key(row)) is not None})
+    return {name: _counts([row for row in plan if key(row) == name], reasons) for name in names}

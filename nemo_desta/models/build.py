@@ -1,0 +1,145 @@
+"""Putting a model together from its configuration or its checkpoint."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer
+
+from nemo_desta import __version__
+from nemo_desta.assets import resolve_model
+from nemo_desta.backbones.hf import HFBackbone, resolve_dtype
+from nemo_desta.checkpoint import CheckpointConfig
+from nemo_desta.config import ConnectorConfig, LoraConfig, ModelConfig, PadTo
+from nemo_desta.data.conversation import AudioLayout, Tokenizer
+from nemo_desta.modules.encoder import build_encoder
+from nemo_desta.modules.perception import Perception
+
+logger = logging.getLogger(__name__)
+
+Parts = tuple[Perception, HFBackbone, Tokenizer, AudioLayout, CheckpointConfig]
+
+
+def parts(cfg: ModelConfig, *, max_transcript_tokens: int | None) -> Parts:
+    """Load encoder and LLM, make a connector between them.
+
+    Raises:
+        ValueError: a model reference or the placeholder token does not fit.
+    """
+    encoder = build_encoder(cfg.encoder, taps=cfg.connector.taps, pad_to=cfg.pad_to)
+    backbone = HFBackbone.from_pretrained(resolve_model(cfg.llm), dtype=resolve_dtype(cfg.llm_precision), lora=cfg.lora)
+    perception = Perception.build(encoder, cfg.connector, llm_dim=backbone.hidden_size, embedding_std=backbone.embedding_std)
+    layout = layout_of(cfg, max_transcript_tokens)
+    card = checkpoint_config(cfg, taps=list(encoder.taps), max_transcript_tokens=max_transcript_tokens)
+    return perception, backbone, load_tokenizer(cfg.llm), layout, card
+
+
+def layout_of(cfg: ModelConfig, max_transcript_tokens: int | None) -> AudioLayout:
+    """How audio stands in a sequence of this model."""
+    return AudioLayout(cfg.placeholder_token, cfg.connector.num_queries, cfg.audio_locator, max_transcript_tokens)
+
+
+def load_tokenizer(llm: str) -> Tokenizer:
+    """The LLM's tokenizer.
+
+    Raises:
+        ValueError: it has no chat template, without which neither targets nor training rows can be rendered.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(str(resolve_model(llm)))
+    if not tokenizer.chat_template:
+        raise ValueError(f"the tokenizer of {llm} has no chat template: use an instruction-tuned LLM")
+    return tokenizer
+
+
+def checkpoint_config(cfg: ModelConfig, *, taps: list[int], max_transcript_tokens: int | None) -> CheckpointConfig:
+    """``config.json`` for a model of this configuration."""
+    own = {
+        "version": __version__,
+        "taps": taps,
+        "ffn_size": cfg.connector.ffn_size,
+        "dropout": cfg.connector.dropout,
+        "pad_to": cfg.pad_to.value,
+        "max_transcript_tokens": max_transcript_tokens,
+        "lora": {k: v if not isinstance(v, list) else list(v) for k, v in asdict(_plain(cfg.lora)).items()},
+        "llm": cfg.llm,
+        "encoder": cfg.encoder,
+    }
+    return CheckpointConfig(
+        llm_model_id=_hub_id(cfg.llm),
+        encoder_model_id=_hub_id(cfg.encoder),
+        qformer_num_hidden_layers=cfg.connector.num_layers,
+        prompt_size=cfg.connector.num_queries,
+        use_lora=cfg.lora.enabled,
+        audio_locator=cfg.audio_locator,
+        placeholder_token=cfg.placeholder_token,
+        llm_config=_model_json(cfg.llm),
+        encoder_config=_model_json(cfg.encoder),
+        nemo_desta=own,
+    )
+
+
+def model_config(card: CheckpointConfig, overrides: Mapping[str, Any]) -> tuple[ModelConfig, int | None]:
+    """The configuration that a checkpoint was made with, and its transcript limit. Published checkpoints get the reference's values.
+
+    Raises:
+        ValueError: an override is no field of `ModelConfig`.
+    """
+    unknown = set(overrides) - set(ModelConfig.__dataclass_fields__)
+    if unknown:
+        raise ValueError(f"unknown overrides {sorted(unknown)}: fields are {sorted(ModelConfig.__dataclass_fields__)}")
+    own = card.nemo_desta
+    lora = LoraConfig(**own["lora"]) if "lora" in own else LoraConfig(enabled=card.use_lora)
+    connector = ConnectorConfig(
+        num_layers=card.qformer_num_hidden_layers,
+        num_queries=card.prompt_size,
+        ffn_size=own.get("ffn_size", 3072),
+        dropout=own.get("dropout", 0.1),
+        taps=own.get("taps"),
+    )
+    cfg = ModelConfig(
+        llm=own.get("llm", f"hf://{card.llm_model_id}"),
+        encoder=own.get("encoder", f"hf://{card.encoder_model_id}"),
+        audio_locator=card.audio_locator,
+        placeholder_token=card.placeholder_token,
+        pad_to=PadTo(own.get("pad_to", PadTo.thirty_seconds.value)),
+        connector=connector,
+        lora=lora,
+    )
+    return replace(cfg, **overrides), own.get("max_transcript_tokens")
+
+
+def locate_checkpoint(ref: str | Path) -> Path:
+    """A checkpoint folder from a path or a hub id (``owner/name`` or ``hf://owner/name``; needs the user's network or cache).
+
+    Raises:
+        ValueError: neither is there.
+    """
+    folder = Path(ref)
+    if folder.is_dir():
+        return folder
+    name = str(ref).removeprefix("hf://")
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise ValueError(f"no checkpoint at {ref}: give a directory with config.json and model.safetensors, or owner/name of a hub repository")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise ValueError(f"cannot fetch the checkpoint {name} from the hub ({type(error).__name__}): check the name and the network, or give a directory") from error
+
+
+def _hub_id(ref: str) -> str:
+    return ref.removeprefix("hf://")
+
+
+def _model_json(ref: str) -> dict[str, Any]:
+    config = AutoConfig.from_pretrained(str(resolve_model(ref))) if not ref.endswith(".nemo") else None
+    return config.to_diff_dict() if config is not None else {}
+
+
+def _plain(lora: LoraConfig) -> LoraConfig:
+    """The same values as plain Python types (OmegaConf hands out its own list type)."""
+    return replace(lora, target_modules=list(lora.target_modules))

@@ -1,0 +1,146 @@
+"""The model: sound -> taps -> query vectors, spliced into the token embeddings of a frozen LLM (paper section III).
+
+Single-device maths only. Shape legend: C clips, N taps, F encoder frames, D encoder width, Q query slots, T tokens, P audio spans, H LLM width.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from nemo_desta.backbones.base import Backbone
+from nemo_desta.checkpoint import CheckpointConfig, load_into, load_weights, read_config, save_checkpoint, trainable_state
+from nemo_desta.config import ModelConfig
+from nemo_desta.data.conversation import AudioLayout, Tokenizer
+from nemo_desta.data.dataset import Clip, MicroBatch
+from nemo_desta.data.packing import TokenPack
+from nemo_desta.data.supervision import Message
+from nemo_desta.models import build
+from nemo_desta.models.inference import Answerer, GenerationOutput
+from nemo_desta.modules.perception import Perception
+
+
+class DestaModel(nn.Module):
+    """Encoder, connector and backbone.
+
+    Args:
+        perception: encoder and connector.
+        backbone: the frozen LLM.
+        tokenizer: of the LLM.
+        layout: how audio stands in a sequence.
+        config: what the checkpoint's ``config.json`` says.
+    """
+
+    def __init__(self, perception: Perception, backbone: Backbone, tokenizer: Tokenizer, layout: AudioLayout, config: CheckpointConfig) -> None:
+        super().__init__()
+        self.perception = perception
+        self.backbone = backbone
+        self.tokenizer, self.layout, self.config = tokenizer, layout, config
+        self.taps_cache_dtype: torch.dtype | None = None  # taps are rounded to this before use, so that cached and fresh ones are equal
+
+    @classmethod
+    def from_config(cls, cfg: ModelConfig, *, max_transcript_tokens: int | None = 100) -> Self:
+        """A model with pretrained encoder and LLM and a fresh connector.
+
+        Raises:
+            ValueError: a model reference or the placeholder token does not fit.
+        """
+        return cls(*build.parts(cfg, max_transcript_tokens=max_transcript_tokens))
+
+    @classmethod
+    def from_pretrained(cls, ref: str | Path, **overrides: Any) -> Self:
+        """A trained model from a checkpoint directory or a hub id.
+
+        Args:
+            ref: directory with ``config.json`` and ``model.safetensors``, or ``owner/name`` on the hub.
+            overrides: fields of `ModelConfig` to change (``llm``, ``encoder``, ``pad_to``, ``llm_precision``).
+
+        Raises:
+            ValueError: the directory is no checkpoint or its tensors do not fit.
+        """
+        folder = build.locate_checkpoint(ref)
+        cfg, limit = build.model_config(read_config(folder), overrides)
+        model = cls(*build.parts(cfg, max_transcript_tokens=limit))
+        load_into(model, load_weights(folder))
+        return model.eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a checkpoint directory that this class and the reference code read."""
+        save_checkpoint(Path(folder), self.config, trainable_state(self))
+
+    @property
+    def device(self) -> torch.device:
+        return self.perception.connector.layer_weights.device
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """What the optimiser moves: the connector, and LoRA adapters if there are any."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def forward(self, batch: MicroBatch) -> tuple[Tensor, int]:
+        """(sum of the token losses, number of tokens with a loss) of one micro-batch."""
+        audio_CQH = self.hear(batch.clips) if batch.clips else None
+        return self.backbone.loss(self.splice(batch.tokens, audio_CQH), batch.tokens)
+
+    def splice(self, pack: TokenPack, audio_CQH: Tensor | None) -> Tensor:
+        """Token embeddings [T, H] of a pack with the clips' vectors in their slots. Gradients flow to the vectors only."""
+        embeds_TH = self.backbone.embed(pack.input_ids_T).detach()
+        if audio_CQH is None or pack.slots_PQ.numel() == 0:
+            return embeds_TH
+        vectors_PQH = audio_CQH[pack.clip_of_span_P].to(embeds_TH.dtype)
+        return embeds_TH.index_copy(0, pack.slots_PQ.flatten(), vectors_PQH.flatten(0, 1))
+
+    def hear(self, clips: Sequence[Clip]) -> Tensor:
+        """Vectors [C, Q, H] of clips, from their taps where these are known, else from their samples."""
+        return self.perception.connect(*self.taps(clips))
+
+    @torch.no_grad()
+    def taps(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor | None]:
+        """Taps [N, C, F, D] and frame mask [C, F] of clips."""
+        unheard = [i for i, clip in enumerate(clips) if clip.taps_NTD is None]
+        if len(unheard) == len(clips) and self.taps_cache_dtype is None:
+            return self._encode([clip.samples_T for clip in clips])
+        taps = [clip.taps_NTD for clip in clips]
+        for i in unheard:  # one by one: what goes into the cache must not depend on its neighbours in a batch
+            taps[i] = self.encode_clip(clips[i].samples_T)
+        return _pad_taps([t for t in taps if t is not None], self.device)
+
+    @torch.no_grad()
+    def encode_clip(self, samples_T: Tensor | None) -> Tensor:
+        """Taps [N, F, D] of one clip's real frames, rounded as the cache rounds them."""
+        taps_N1FD, _ = self._encode([samples_T])
+        return taps_N1FD[:, 0].to(self.taps_cache_dtype or taps_N1FD.dtype)
+
+    def _encode(self, samples: Sequence[Tensor | None]) -> tuple[Tensor, Tensor | None]:
+        assert all(s is not None for s in samples), "a clip with neither samples nor taps"
+        encoder = self.perception.encoder
+        features_CMF, lengths_C = encoder.featurizer([s for s in samples if s is not None], encoder.pad_to)
+        return encoder.encode(features_CMF.to(self.device), lengths_C)
+
+    def generate(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        *,
+        max_new_tokens: int = 512,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        transcribe: bool = True,
+    ) -> list[GenerationOutput]:
+        """Answer one conversation or a batch of them; see `nemo_desta.models.inference`."""
+        sampling = {"max_new_tokens": max_new_tokens, "do_sample": do_sample, "temperature": temperature, "top_p": top_p}
+        return Answerer(self).answer(messages, transcribe=transcribe, **sampling)
+
+
+def _pad_taps(taps: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Stack taps [N, F_i, D] to [N, C, F, D] with a mask, or without one where all are equally long."""
+    frames = [t.shape[1] for t in taps]
+    if len(set(frames)) == 1:
+        return torch.stack(list(taps), dim=1).to(device), None
+    padded = taps[0].new_zeros(taps[0].shape[0], len(taps), max(frames), taps[0].shape[2])
+    for i, tap in enumerate(taps):
+        padded[:, i, : tap.shape[1]] = tap
+    mask = torch.arange(max(frames))[None, :] < torch.tensor(frames)[:, None]
+    return padded.to(device), mask.to(device)
+

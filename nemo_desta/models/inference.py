@@ -1,0 +1,157 @@
+"""Answering conversations about sound, in the reference's message format.
+
+::
+
+    [{"role": "system", "content": "Focus on the audio clips and instructions."},
+     {"role": "user", "content": "<|AUDIO|>\\n\\nWhat do you hear?", "audios": [{"audio": "clip.wav", "text": None}]}]
+
+``text`` is the transcript shown beside the clip's vectors: the caller's own words are never changed; ``None`` asks Whisper, and a clip without speech
+gets a single space. A conversation without clips gets the plain LLM's answer.
+
+Shape legend: B conversations, T tokens, C clips, Q query slots, H LLM width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import soundfile
+import torch
+from lhotse import MonoCut, Recording
+from torch import Tensor
+
+from nemo_desta.data.conversation import Rendered, render
+from nemo_desta.data.dataset import SAMPLING_RATE, Clip, load_samples
+from nemo_desta.data.supervision import Message
+from nemo_desta.modules.transcriber import WhisperTranscriber
+
+if TYPE_CHECKING:
+    from nemo_desta.models.desta import DestaModel
+
+MAX_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class GenerationOutput:
+    """The answer to one conversation.
+
+    Attributes:
+        text: the answer without special tokens, stripped.
+        audios: (source, transcript shown) of every clip; the source is a path, a cut's id or "samples".
+        generated_ids: token ids with the end-of-turn token, if the model wrote it.
+    """
+
+    text: str
+    audios: list[tuple[str, str]] = field(default_factory=list)
+    generated_ids: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """A clip of a conversation: where it is from, its samples, and the transcript shown (None = not yet known)."""
+
+    source: str
+    samples_T: Tensor
+    text: str | None
+
+
+class Answerer:
+    """Generates answers with a model. Conversations of a call form one batch.
+
+    Args:
+        model: the audio LLM.
+    """
+
+    def __init__(self, model: "DestaModel") -> None:
+        self.model = model
+
+    @torch.inference_mode()
+    def answer(self, messages: Sequence[Any], *, transcribe: bool, **sampling: Any) -> list[GenerationOutput]:
+        """One output a conversation; see `DestaModel.generate`.
+
+        Raises:
+            ValueError: clips and locators do not match, or a clip cannot be used; the message says which.
+        """
+        conversations: list[Sequence[Message]] = [messages] if messages and isinstance(messages[0], dict) else list(messages)
+        if not conversations:
+            return []
+        heard = [self._with_transcripts([_hear(a) for m in c for a in m.get("audios", ())], transcribe) for c in conversations]
+        layout = replace(self.model.layout, max_transcript_tokens=None)  # as in the reference: only training cuts transcripts
+        rendered = [
+            render(conversation, self.model.tokenizer, layout, transcripts=[clip.text for clip in clips])
+            for conversation, clips in zip(conversations, heard, strict=True)
+        ]
+        embeds_BTH, mask_BT = self._embed(rendered, heard)
+        answers = self.model.backbone.generate(embeds_BTH, mask_BT, **sampling)
+        return [self._output(ids, clips) for ids, clips in zip(answers, heard, strict=True)]
+
+    def _with_transcripts(self, clips: list[_Heard], transcribe: bool) -> list[_Heard]:
+        """Fill in the transcripts that the caller left open."""
+        open_clips = [i for i, clip in enumerate(clips) if clip.text is None]
+        if not open_clips:
+            return clips
+        texts = self._transcriber().transcribe([clips[i].samples_T for i in open_clips]) if transcribe else [""] * len(open_clips)
+        filled = list(clips)
+        for i, text in zip(open_clips, texts, strict=True):
+            filled[i] = replace(clips[i], text=text)
+        return filled
+
+    def _transcriber(self) -> WhisperTranscriber:
+        if not hasattr(self.model, "transcriber"):
+            self.model.transcriber = WhisperTranscriber.from_pretrained(self.model.config.nemo_desta.get("encoder", self.model.config.encoder_model_id))
+        return self.model.transcriber  # type: ignore[return-value]
+
+    def _embed(self, rendered: Sequence[Rendered], heard: Sequence[Sequence[_Heard]]) -> tuple[Tensor, Tensor]:
+        """Left-padded embeddings [B, T, H] with the clips' vectors in their slots, and the attention mask [B, T]."""
+        model, width = self.model, max(len(r.input_ids) for r in rendered)
+        pads = [width - len(r.input_ids) for r in rendered]
+        ids = torch.tensor([[0] * pad + r.input_ids for pad, r in zip(pads, rendered, strict=True)], device=model.device)
+        mask = torch.tensor([[0] * pad + [1] * len(r.input_ids) for pad, r in zip(pads, rendered, strict=True)], device=model.device)
+        embeds_BTH = model.backbone.embed(ids).clone()
+        clips = [Clip("", samples_T=clip.samples_T) for row in heard for clip in row]
+        if clips:
+            vectors = iter(model.hear(clips).to(embeds_BTH.dtype))
+            for b, (pad, row) in enumerate(zip(pads, rendered, strict=True)):
+                for start, length in row.audio_spans:
+                    embeds_BTH[b, pad + start : pad + start + length] = next(vectors)
+        return embeds_BTH, mask
+
+    def _output(self, ids: list[int], clips: Sequence[_Heard]) -> GenerationOutput:
+        text = self.model.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return GenerationOutput(text, [(clip.source, clip.text or "") for clip in clips], ids)
+
+
+def _hear(entry: dict[str, Any]) -> _Heard:
+    """Load one ``{"audio", "text"}`` entry: a path, a Lhotse cut, or 16 kHz mono samples."""
+    audio, text = entry.get("audio"), entry.get("text")
+    if isinstance(audio, np.ndarray | Tensor):
+        samples = torch.as_tensor(audio, dtype=torch.float32)
+        if samples.dim() != 1:
+            raise ValueError(f"samples of shape {tuple(samples.shape)}: give one channel at {SAMPLING_RATE} Hz")
+        _check_length("samples", samples.numel() / SAMPLING_RATE)
+        return _Heard("samples", samples, text)
+    cut = audio if isinstance(audio, MonoCut) else _as_cut(audio)
+    _check_length(cut.id, cut.duration)
+    try:
+        return _Heard(str(audio if not isinstance(audio, MonoCut) else cut.id), load_samples(cut), text)
+    except ValueError as error:
+        raise ValueError(f"cannot hear {cut.id}: {error}") from error
+
+
+def _check_length(name: str, seconds: float) -> None:
+    if seconds > MAX_SECONDS:
+        raise ValueError(f"{name} is {seconds:.1f} s long: cut it into windows of at most {MAX_SECONDS:.0f} s")
+
+
+def _as_cut(path: Any) -> MonoCut:
+    if not isinstance(path, str | Path) or not Path(path).is_file():
+        raise ValueError(f"no audio file at {path!r}: 'audio' must be a path, a Lhotse cut or 16 kHz samples")
+    try:
+        recording = Recording.from_file(path, recording_id=str(path))
+    except (soundfile.LibsndfileError, OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"cannot decode {path}: {error}") from error
+    cut = recording.to_cut()
+    assert isinstance(cut, MonoCut) or hasattr(cut, "to_mono")
+    return cut if isinstance(cut, MonoCut) else cut.to_mono(mono_downmix=True)

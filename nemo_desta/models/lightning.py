@@ -1,0 +1,220 @@
+"""The training module: one optimiser step a batch, exact in its loss, its gradient and its randomness.
+
+The step itself is :func:`train_step`, a plain function; Lightning is the shell that brings loggers, checkpoints and resuming.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import get_cosine_with_min_lr_schedule_with_warmup
+
+from nemo_desta.checkpoint import load_into, trainable_state
+from nemo_desta.config import OptimConfig
+from nemo_desta.data.dataset import Clip, MicroBatch, StepBatch
+from nemo_desta.data.taps_cache import TapsCache
+from nemo_desta.models.desta import DestaModel
+
+logger = logging.getLogger(__name__)
+
+
+def reduce_sum(value: float, device: torch.device) -> float:
+    """Sum of a number over the data-parallel processes."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    tensor = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor)
+    return float(tensor)
+
+
+def train_step(model: DestaModel, micro_batches: Sequence[MicroBatch], parameters: Sequence[Tensor]) -> tuple[float, int]:
+    """Forward and backward of one optimiser step; gradients are those of (sum of losses) / (tokens) over the *global* batch (contract C3).
+
+    Args:
+        model: the audio LLM.
+        micro_batches: this process's part of the step; may be empty.
+        parameters: whose gradients are summed over the processes.
+
+    Returns:
+        (mean token loss over the global batch, tokens with a loss in the global batch).
+    """
+    device = model.device
+    tokens = int(reduce_sum(sum(b.tokens.num_targets for b in micro_batches), device))
+    total = 0.0
+    for batch in micro_batches:
+        loss_sum, _ = model(MicroBatch(batch.tokens.to(device), batch.clips))
+        (loss_sum / max(tokens, 1)).backward()
+        total += float(loss_sum.detach())
+    sum_gradients(parameters)
+    return reduce_sum(total, device) / max(tokens, 1), tokens
+
+
+def sum_gradients(parameters: Sequence[Tensor]) -> None:
+    """Add up the gradients of all data-parallel processes, as one message. A process without rows contributes zeros."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return
+    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters])
+    dist.all_reduce(flat)
+    for parameter, grad in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = grad.view_as(parameter).clone()
+
+
+class DestaModule(pl.LightningModule):
+    """Trains the connector (and LoRA adapters) of a `DestaModel`.
+
+    Args:
+        model: the audio LLM.
+        optim: optimiser and schedule.
+        max_steps: optimiser steps of the whole run; the cosine ends there.
+        seed: randomness of step n is a function of (seed, n, rank), so a resumed run draws what the uninterrupted one would have drawn.
+        training_rows: rows of the training set, for the share of bad ones.
+        max_bad_fraction: more skipped rows than this share of the training set is an error.
+        report_dir: where the skipped rows are listed (``skipped_rows.jsonl``).
+        cache: takes the taps computed in a step.
+    """
+
+    def __init__(
+        self,
+        model: DestaModel,
+        optim: OptimConfig,
+        *,
+        max_steps: int,
+        seed: int,
+        training_rows: int,
+        max_bad_fraction: float,
+        report_dir: Path,
+        cache: TapsCache | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model, self.optim, self.max_steps, self.seed = model, optim, max_steps, seed
+        self.training_rows, self.max_bad_fraction, self.report_dir, self.cache = training_rows, max_bad_fraction, report_dir, cache
+        self.skipped: dict[str, str] = {}
+        self._parameters_to_train = model.trainable_parameters()
+        self._since = time.perf_counter()
+
+    # -- optimiser ---------------------------------------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
+        """AdamW and cosine with warm-up (facts: the reference's FusedAdam in its default, decoupled mode)."""
+        o = self.optim
+        beta1, beta2 = o.betas
+        optimizer = AdamW(self._parameters_to_train, lr=o.lr, betas=(beta1, beta2), eps=o.eps, weight_decay=o.weight_decay, fused=True)
+        schedule = get_cosine_with_min_lr_schedule_with_warmup(
+            optimizer, num_warmup_steps=min(o.warmup_steps, self.max_steps), num_training_steps=self.max_steps, min_lr=o.min_lr
+        )
+        return [optimizer], [schedule]
+
+    # -- step --------------------------------------------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: StepBatch, batch_idx: int) -> None:
+        """One optimiser step."""
+        self._count_skipped(batch)
+        torch.manual_seed(hash_seed(self.seed, self.global_step, self.global_rank))
+        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        assert not isinstance(optimizer, list) and isinstance(schedule, LRScheduler)
+        optimizer.zero_grad()
+        self._cache_taps(batch)
+        loss, tokens = train_step(self.model, batch.micro_batches, self._parameters_to_train)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters_to_train, self.optim.grad_clip)
+        optimizer.step()
+        schedule.step()
+        self._log_step(batch, loss, tokens, float(norm), float(schedule.get_last_lr()[0]))
+
+    def _cache_taps(self, batch: StepBatch) -> None:
+        """Compute the taps of clips not heard before once, and keep them."""
+        if self.cache is None:
+            return
+        for micro_batch in batch.micro_batches:
+            for i, clip in enumerate(micro_batch.clips):
+                if clip.taps_NTD is None:
+                    taps = self.model.encode_clip(clip.samples_T)
+                    self.cache.put(clip.key, taps.cpu())
+                    micro_batch.clips[i] = Clip(clip.key, taps_NTD=taps)
+
+    def _log_step(self, batch: StepBatch, loss: float, tokens: int, norm: float, lr: float) -> None:
+        seconds = time.perf_counter() - self._since
+        self._since = time.perf_counter()
+        rows = reduce_sum(len(batch.row_ids), self.device)
+        packed = reduce_sum(sum(m.tokens.num_tokens for m in batch.micro_batches), self.device)
+        audio = reduce_sum(batch.audio_seconds, self.device)
+        values = {
+            "train/loss": loss,
+            "train/grad_norm": norm,
+            "train/lr": lr,
+            "train/clips_per_second": rows / seconds,
+            "train/tokens_per_second": packed / seconds,
+            "train/audio_seconds_per_second": audio / seconds,
+            "train/padding_fraction": frame_padding(batch),
+            "train/target_tokens": float(tokens),
+            "train/skipped_rows": float(len(self.skipped)),
+        }
+        self.log_dict(values, batch_size=1)
+        self.log_dict({"loss": loss, "grad_norm": norm, "clips/s": rows / seconds}, prog_bar=True, logger=False, batch_size=1)
+
+    # -- bad clips ---------------------------------------------------------------------------------------------------------------------------------
+
+    def _count_skipped(self, batch: StepBatch) -> None:
+        """List the rows left out; too many of them end the run (contract C6)."""
+        fresh = {row: why for row, why in batch.skipped if row not in self.skipped}
+        if not fresh:
+            return
+        self.skipped |= fresh
+        self.report_dir.mkdir(parents=True, exist_ok=True)
+        with (self.report_dir / "skipped_rows.jsonl").open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps({"row": row, "reason": why, "step": self.global_step}) + "\n" for row, why in fresh.items())
+        logger.warning("%d rows skipped so far, now %s", len(self.skipped), "; ".join(f"{row}: {why}" for row, why in list(fresh.items())[:3]))
+        if len(self.skipped) > self.max_bad_fraction * self.training_rows:
+            first = "; ".join(f"{row}: {why}" for row, why in list(self.skipped.items())[:5])
+            raise ValueError(
+                f"{len(self.skipped)} of {self.training_rows} training rows could not be used, more than data.max_bad_fraction={self.max_bad_fraction}. "
+                f"All are listed in {self.report_dir / 'skipped_rows.jsonl'}; the first: {first}"
+            )
+
+    # -- checkpoint --------------------------------------------------------------------------------------------------------------------------------
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Only what is trained, under the published names (contract C4)."""
+        return trainable_state(self.model)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> None:  # type: ignore[override]
+        """Fill the trained tensors; every one must be there."""
+        load_into(self.model, state_dict)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["skipped_rows"] = dict(self.skipped)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.skipped = dict(checkpoint.get("skipped_rows", {}))
+
+    def on_train_start(self) -> None:
+        self._since = time.perf_counter()
+
+
+def hash_seed(seed: int, step: int, rank: int) -> int:
+    """A seed for the dropout of one step on one process."""
+    return ((seed * 1_000_003 + step) * 1_009 + rank) % 2**63
+
+
+def frame_padding(batch: StepBatch) -> float:
+    """Share of the connector's input frames that are padding; token sequences are packed and have none."""
+    real = padded = 0
+    for micro_batch in batch.micro_batches:
+        frames = [_frames(clip) for clip in micro_batch.clips]
+        real += sum(frames)
+        padded += max(frames, default=0) * len(frames)
+    return 1.0 - real / padded if padded else 0.0
+
+
+def _frames(clip: Clip) -> int:
+    """Encoder frames of a clip, or its samples where it has not been encoded: either way proportional to its length."""
+    return clip.taps_NTD.shape[1] if clip.taps_NTD is not None else 0 if clip.samples_T is None else clip.samples_T.numel()

@@ -1,0 +1,78 @@
+"""Transcripts by a whole Whisper model: what stands beside a clip's vectors when the caller gives none.
+
+Shape legend: B clips, M mel bins, F mel frames.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, WhisperForConditionalGeneration
+
+from nemo_desta.assets import resolve_model
+from nemo_desta.config import PadTo
+from nemo_desta.modules.log_mel import LogMel
+
+NO_SPEECH_TOKENS = ("<|nospeech|>", "<|nocaptions|>")
+NO_SPEECH_THRESHOLD = 0.6  # OpenAI's own for Whisper
+MAX_TOKENS = 128  # the reference's limit
+
+
+class WhisperTranscriber:
+    """Whisper encoder and decoder: language found by itself, greedy, at most `MAX_TOKENS` tokens a clip (reference behaviour, step 3).
+
+    A clip in whose first decoding step Whisper's no-speech token has a probability above `NO_SPEECH_THRESHOLD` gets an empty transcript
+    (the reference asks Silero's detector, loaded over the network).
+
+    Args:
+        model: the Whisper model.
+        tokenizer: its tokenizer.
+    """
+
+    def __init__(self, model: WhisperForConditionalGeneration, tokenizer: object) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.log_mel = LogMel(model.config.num_mel_bins)
+
+    @classmethod
+    def from_pretrained(cls, ref: str | Path) -> Self:
+        """Load a Whisper directory, asset or hub id.
+
+        Raises:
+            ValueError: the encoder of the audio LLM is no Whisper model: give the transcripts with the clips.
+        """
+        path = ref if isinstance(ref, Path) or Path(ref).is_dir() else resolve_model(ref)
+        if str(path).endswith(".nemo"):
+            raise ValueError(f"{ref} has no Whisper decoder: give 'text' with every clip")
+        return cls(WhisperForConditionalGeneration.from_pretrained(str(path), dtype=torch.float32), AutoTokenizer.from_pretrained(str(path)))
+
+    @torch.inference_mode()
+    def transcribe(self, samples: Sequence[Tensor], *, batch_size: int = 8) -> list[str]:
+        """Transcripts of 16 kHz mono clips; empty where nobody speaks."""
+        texts: list[str] = []
+        for start in range(0, len(samples), batch_size):
+            features_BMF, _ = self.log_mel(samples[start : start + batch_size], PadTo.thirty_seconds)
+            texts += self._batch(features_BMF)
+        return texts
+
+    def _batch(self, features_BMF: Tensor) -> list[str]:
+        silent = self.no_speech_probability(features_BMF) > NO_SPEECH_THRESHOLD
+        speaking = (~silent).nonzero().squeeze(-1)
+        texts = [""] * len(features_BMF)
+        if speaking.numel():
+            ids = self.model.generate(features_BMF[speaking], task="transcribe", max_new_tokens=MAX_TOKENS, do_sample=False)
+            for i, row in zip(speaking.tolist(), ids, strict=True):
+                texts[i] = self.tokenizer.decode(row, skip_special_tokens=True).strip()  # type: ignore[attr-defined]
+        return texts
+
+    def no_speech_probability(self, features_BMF: Tensor) -> Tensor:
+        """Probability [B] of the no-speech token as the decoder's first output; zeros where the vocabulary has none."""
+        known = self.tokenizer.get_vocab()  # type: ignore[attr-defined]
+        token = next((known[t] for t in NO_SPEECH_TOKENS if t in known), None)
+        if token is None:
+            return torch.zeros(len(features_BMF))
+        start = torch.full((len(features_BMF), 1), self.model.config.decoder_start_token_id)
+        logits = self.model(input_features=features_BMF, decoder_input_ids=start).logits[:, -1].float()
+        return logits.softmax(-1)[:, token]

@@ -1,0 +1,105 @@
+"""A clip as text: the seed description from which the backbone writes its own training targets.
+
+The schema is the paper's (section III-B; the published data's ``seed_description``)::
+
+    [00:00-00:05] Hello world (Type: speech, Spoken language: English, Gender: female, Pitch: high)
+    [00:00-00:03] (Type: sound, Sound: dog barking, Sound class: dog)
+
+A clip with several source supervisions (several speakers, or the windows of a long recording) has one such line a supervision.
+"""
+
+from collections.abc import Collection
+
+from lhotse.cut import Cut
+from lhotse.utils import fastcopy
+
+from nemo_desta.seed.attributes import (
+    ATTRIBUTES,
+    SENTENCES,
+    TRANSCRIPT,
+    as_text,
+    attributes_of,
+    ordered,
+    source_supervisions,
+    supervision_attributes,
+    transcript_of,
+)
+
+HIDDEN: frozenset[str] = frozenset({"duration_seconds"})
+"""Attributes a description does not list by default: the timestamp already says how long the clip is."""
+
+
+def clock(seconds: float) -> str:
+    """Return a time as ``MM:SS`` (minutes may exceed 59)."""
+    whole = max(0, round(seconds))
+    return f"{whole // 60:02d}:{whole % 60:02d}"
+
+
+def timestamp(start: float, end: float) -> str:
+    """Return ``[MM:SS-MM:SS]``; a part shorter than a second ends one second after its start, so that no range is empty."""
+    first = max(0, round(start))
+    return f"[{clock(first)}-{clock(max(first + 1, round(end)))}]"
+
+
+def _part(start: float, end: float, text: str | None, attributes: dict[str, str], show: Collection[str]) -> str:
+    listed = ", ".join(f"{ATTRIBUTES[key]}: {value}" for key, value in ordered(attributes).items() if key in show)
+    return " ".join(piece for piece in (timestamp(start, end), text, f"({listed})" if listed else "") if piece)
+
+
+def describe(cut: Cut, *, transcript: bool = True, attributes: Collection[str] | None = None) -> str:
+    """Write the seed description of a clip.
+
+    Args:
+        cut: a cut of contract C1. Measured and stated attributes stand in its source supervisions' fields and ``custom``.
+        transcript: write the spoken words (where the text is known).
+        attributes: attribute keys to list, null = all known but :data:`HIDDEN`. A subset makes shorter descriptions for small backbones.
+
+    Returns:
+        One line a source supervision, ``[MM:SS-MM:SS] words (Name: value, ...)``, times relative to the clip.
+
+    Raises:
+        ValueError: `attributes` names a key that is not in :data:`~nemo_desta.seed.attributes.ATTRIBUTES`.
+    """
+    show = set(ATTRIBUTES) - HIDDEN if attributes is None else set(attributes)
+    if unknown := show - set(ATTRIBUTES):
+        raise ValueError(f"unknown attributes {sorted(unknown)}: a description knows {sorted(ATTRIBUTES)}")
+    sources = source_supervisions(cut)
+    whole = {key: value for key, value in attributes_of(cut).items() if key in ATTRIBUTES}
+    if len(sources) <= 1:
+        text = transcript_of(sources[0]) if sources and transcript else None
+        return _part(0.0, cut.duration, text, whole, show)
+    lines = []
+    for source in sources:
+        start, end = max(0.0, source.start), min(cut.duration, source.end)
+        own = supervision_attributes(source) | ({"domain": whole["domain"]} if "domain" in whole else {})
+        own["duration_seconds"] = as_text("duration_seconds", max(0.0, end - start)) or ""
+        lines.append(_part(start, end, transcript_of(source) if transcript else None, own, show))
+    return "\n".join(lines)
+
+
+def statement(attribute: str, value: str) -> str:
+    """Return one attribute as a sentence without its full stop, e.g. "The speaker's pitch is low"."""
+    template = SENTENCES.get(attribute) or f"The {ATTRIBUTES[attribute].lower()} is {{}}"
+    return template.replace("{}", "a sound effect" if (attribute, value) == ("domain", "sound") else value)
+
+
+def describe_for(cut: Cut, attribute: str | None) -> str:
+    """Write the description that a small backbone needs to answer one question: the attribute asked for, as a sentence, and nothing else.
+
+    ``[00:00-00:05] The speaker's pitch is low.`` Measured with a 135 M backbone: among many attributes, and behind words in another
+    language, it answers a third of the attribute questions rightly; from such a description nearly all (``docs/prompts.md``). For an open
+    prompt, for questions about the spoken words and for an attribute that the clip lacks, the description is the complete one.
+
+    Args:
+        cut: a cut of contract C1.
+        attribute: ``Prompt.attribute``; None for an open prompt.
+    """
+    value = attributes_of(cut).get(attribute or "")
+    if attribute is None or value is None or attribute == TRANSCRIPT:
+        return describe(cut)
+    return f"{timestamp(0.0, cut.duration)} {statement(attribute, value)}."
+
+
+def with_seed(cut: Cut, *, transcript: bool = True, attributes: Collection[str] | None = None) -> Cut:
+    """Return a copy of the cut whose ``custom["seed_description"]`` is :func:`describe` of it."""
+    return fastcopy(cut, custom={**(cut.custom or {}), "seed_description": describe(cut, transcript=transcript, attributes=attributes)})

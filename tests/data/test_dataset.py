@@ -1,0 +1,104 @@
+"""Clips of every kind become batches or counted skips, never tracebacks."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from lhotse import CutSet, MonoCut, Recording
+
+from nemo_desta.data.conversation import AudioLayout
+from nemo_desta.data.dataset import DestaDataset, load_samples, training_units
+from nemo_desta.data.taps_cache import TapsCache, clip_key
+from tests.tiny import PLACEHOLDER, tiny_targets, tiny_tokenizer, write_tone
+
+LAYOUT = AudioLayout(PLACEHOLDER, 3)
+
+
+def cut_of(path) -> MonoCut:
+    cut = Recording.from_file(path).to_cut()
+    return cut if isinstance(cut, MonoCut) else cut.to_mono(mono_downmix=True)
+
+
+@pytest.mark.parametrize(("rate", "channels", "subtype"), [(8_000, 1, "PCM_16"), (48_000, 2, "PCM_24"), (44_100, 1, "FLOAT"), (16_000, 2, "PCM_16")])
+def test_any_format_becomes_mono_16_khz(tmp_path, rate, channels, subtype):
+    t = np.arange(rate) / rate
+    tone = 0.4 * np.sin(2 * np.pi * 300 * t)
+    soundfile.write(tmp_path / "a.wav", np.stack([tone] * channels, axis=1), rate, subtype=subtype)
+    samples = load_samples(cut_of(tmp_path / "a.wav"))
+    assert samples.dtype == torch.float32 and samples.shape == (16_000,)
+    spectrum = np.abs(np.fft.rfft(samples.numpy()))
+    assert abs(int(spectrum.argmax()) - 300) <= 1 and float(samples.abs().max()) == pytest.approx(0.4, abs=0.02)
+
+
+def test_unusable_clips_say_why(tmp_path):
+    good = write_tone(tmp_path / "good.flac", 0.5)
+    cut = cut_of(good)
+    with pytest.raises(ValueError, match="silent"):
+        load_samples(cut_of(write_tone(tmp_path / "silent.wav", 0.5, amplitude=0.0)))
+    with pytest.raises(ValueError, match="too short"):
+        load_samples(cut_of(write_tone(tmp_path / "short.wav", 0.05)))
+    good.write_bytes(good.read_bytes()[:200])
+    with pytest.raises(ValueError, match="undecodable"):
+        load_samples(cut)
+    good.unlink()
+    with pytest.raises(ValueError, match="undecodable"):
+        load_samples(cut)
+
+
+def test_long_rows_and_bad_clips_are_left_out_and_named(tmp_path):
+    cuts = tiny_targets(tmp_path, clips=4)
+    (tmp_path / "audio" / "tone2.flac").unlink()
+    dataset = DestaDataset(tiny_tokenizer(), LAYOUT, micro_batch_tokens=10_000, max_tokens=95)
+    step = dataset[cuts]
+    reasons = dict(step.skipped)
+    assert {"row-2-0", "row-2-1"} <= set(reasons) and "undecodable" in reasons["row-2-0"]
+    long = DestaDataset(tiny_tokenizer(), LAYOUT, micro_batch_tokens=10_000, max_tokens=20)[cuts]
+    assert not long.micro_batches and all("too long" in why or "undecodable" in why for _, why in long.skipped) and len(long.skipped) == 8
+
+
+def test_transcripts_are_dropped_by_row_and_epoch_not_by_chance(tmp_path):
+    cuts = tiny_targets(tmp_path, clips=12)
+    dataset = DestaDataset(tiny_tokenizer(), LAYOUT, micro_batch_tokens=10_000, max_tokens=500, transcript_drop_prob=0.5, seed=1)
+    one, same, other = (dataset[CutSet.from_cuts(c.with_custom("epoch", e) for c in cuts)] for e in (0, 0, 1))
+    lengths = [s.micro_batches[0].tokens.num_tokens for s in (one, same, other)]
+    none = DestaDataset(tiny_tokenizer(), LAYOUT, micro_batch_tokens=10_000, max_tokens=500)[cuts].micro_batches[0].tokens.num_tokens
+    assert lengths[0] == lengths[1] < none and lengths[0] != lengths[2]
+
+
+def test_units_group_the_rows_of_a_clip(tmp_path):
+    cuts = tiny_targets(tmp_path, clips=2, rows_each=5)
+    assert [len(u.supervisions) - 1 for u in training_units(cuts, 2)] == [2, 2, 1, 2, 2, 1]
+    assert len(training_units(cuts, 1)) == 10
+
+
+def test_taps_cache_keeps_bounds_and_survives_damage(tmp_path):
+    cache = TapsCache(tmp_path / "taps", encoder_id="e", max_bytes=2 * 4 * 5 * 8 * 2 + 10)
+    taps = torch.randn(4, 5, 8)
+    cache.put("aa1", taps)
+    cache.put("aa2", taps)
+    cache.put("aa3", taps)
+    assert cache.full and cache.get("aa3") is None
+    assert torch.equal(cache.get("aa1"), taps.bfloat16())
+    path = next((tmp_path / "taps").rglob("aa2.safetensors"))
+    path.write_bytes(b"damaged")
+    assert cache.get("aa2") is None and not path.exists()
+    assert TapsCache(tmp_path / "taps", encoder_id="other", max_bytes=10**6).get("aa1") is None
+
+
+def test_a_disk_that_cannot_be_written_ends_caching_not_the_run(tmp_path, monkeypatch):
+    cache = TapsCache(tmp_path / "taps", encoder_id="e", max_bytes=10**6)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nemo_desta.data.taps_cache.save_file", full)
+    cache.put("aa1", torch.zeros(1, 1, 1))
+    assert cache.full and cache.get("aa1") is None and not list((tmp_path / "taps").rglob("*.part"))
+
+
+def test_clip_key_changes_with_the_file(tmp_path):
+    cut = cut_of(write_tone(tmp_path / "a.flac", 0.5))
+    before = clip_key(cut)
+    assert clip_key(cut) == before != clip_key(cut.truncate(duration=0.3))
+    write_tone(tmp_path / "a.flac", 0.6, hz=500)
+    assert clip_key(cut) != before

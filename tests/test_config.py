@@ -1,0 +1,119 @@
+"""Every shipped YAML is a whole, typed configuration, and its model can be built (on meta tensors, so without any weights; contract C7)."""
+
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from transformers import LlamaConfig, WhisperConfig
+
+from nemo_desta.backbones.hf import HFBackbone
+from nemo_desta.checkpoint import trainable_state
+from nemo_desta.config import DestaConfig
+from nemo_desta.modules.perception import Perception
+from nemo_desta.modules.qformer import QFormerConnector
+from nemo_desta.modules.whisper import WhisperTaps
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
+LLAMA_8B = LlamaConfig(
+    vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8, tie_word_embeddings=False
+)
+LARGE_V3 = WhisperConfig(d_model=1280, encoder_layers=32, encoder_attention_heads=20, encoder_ffn_dim=5120, num_mel_bins=128, vocab_size=51866)
+SMOLLM = LlamaConfig(
+    vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True
+)
+BASE = WhisperConfig(d_model=512, encoder_layers=6, encoder_attention_heads=8, encoder_ffn_dim=2048, num_mel_bins=80, vocab_size=51865)
+SIZES = {
+    "hf://meta-llama/Llama-3.1-8B-Instruct": LLAMA_8B,
+    "hf://openai/whisper-large-v3": LARGE_V3,
+    "asset://smollm2-135m-instruct": SMOLLM,
+    "asset://whisper-base": BASE,
+}
+
+
+def load(name: str, *overrides: str) -> DestaConfig:
+    with initialize_config_dir(str(CONF), version_base=None):
+        cfg = OmegaConf.to_object(compose(name, overrides=list(overrides)))
+    assert isinstance(cfg, DestaConfig)
+    return cfg
+
+
+def parts(cfg: DestaConfig) -> tuple[Perception, HFBackbone]:
+    """Encoder, connector and backbone of a configuration, on meta tensors."""
+    with torch.device("meta"):
+        encoder = WhisperTaps.from_config(SIZES[cfg.model.encoder], taps=cfg.model.connector.taps, pad_to=cfg.model.pad_to)
+        backbone = HFBackbone.from_config(SIZES[cfg.model.llm])
+        sizes = {"encoder_dim": encoder.dim, "num_taps": encoder.num_taps, "num_heads": encoder.num_heads}
+        connector = QFormerConnector.from_config(cfg.model.connector, llm_dim=backbone.hidden_size, **sizes)
+        return Perception(encoder, connector), backbone
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_is_complete_and_its_model_fits_together(name):
+    cfg = load(name)
+    assert cfg.name == name
+    try:
+        OmegaConf.to_container(OmegaConf.structured(cfg), throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        pytest.fail(f"{name}: {error}")
+    perception, backbone = parts(cfg)
+    taps = torch.empty(perception.encoder.num_taps, 2, 50, perception.encoder.dim, device="meta")
+    assert perception.connect(taps).shape == (2, cfg.model.connector.num_queries, backbone.hidden_size)
+
+
+def test_the_papers_model_has_the_published_tensors():
+    perception, backbone = parts(load("desta25"))
+    model = torch.nn.Module()
+    model.perception, model.backbone = perception, backbone
+    state = trainable_state(model)
+    assert len(state) == 165
+    assert sum(tensor.numel() for tensor in state.values()) == 131_540_224
+    assert state["perception.connector.proj.1.weight"].shape == (4096, 1280)
+    assert state["perception.connector.qformer.layer.5.intermediate.dense.weight"].shape == (3072, 1280)
+
+
+def test_the_small_recipe_differs_from_the_papers_only_by_values():
+    paper, mini = (OmegaConf.to_container(OmegaConf.structured(load(n))) for n in ("desta25", "desta25_mini"))
+
+    def keys(tree, prefix=""):
+        return {f"{prefix}{k}" for k in tree} | {x for k, v in tree.items() if isinstance(v, dict) and k != "options" for x in keys(v, f"{prefix}{k}.")}
+
+    assert keys(paper) == keys(mini)
+
+
+def test_the_papers_optimiser_and_schedule():
+    cfg = load("desta25")
+    o = cfg.optim
+    assert (o.lr, list(o.betas), o.weight_decay, o.warmup_steps, o.min_lr, o.grad_clip) == (1e-4, [0.9, 0.98], 0.01, 5000, 0.0, 1.0)
+    assert (cfg.data.batch_rows, cfg.data.max_transcript_tokens, cfg.generation.temperature, cfg.generation.top_p) == (96, 100, 0.05, 1.0)
+
+
+@pytest.mark.parametrize("override", ["+optim.learning_rate=1", "optim.lr=fast", "model.pad_to=forever", "trainer.max_steps=1.5"])
+def test_unknown_and_ill_typed_keys_are_errors_that_name_the_key(override):
+    key = override.lstrip("+").split("=")[0].rsplit(".", 1)[1]
+    with pytest.raises((HydraException, OmegaConfBaseException)) as caught:
+        load("desta25_mini", override)
+    assert key in str(caught.value) or key in str(caught.value.__cause__)
+
+
+def test_every_field_has_a_comment():
+    text = (CONF.parent / "nemo_desta" / "config.py").read_text(encoding="utf-8").splitlines()
+    undocumented = []
+    for cls in _dataclasses(DestaConfig):
+        for field in fields(cls):
+            line = next(line for line in text if line.strip().startswith(f"{field.name}:"))
+            if "#" not in line and not is_dataclass(field.type) and not field.name.endswith(("model", "data", "optim", "trainer", "eval", "corpus", "generation", "connector", "lora", "seed")):
+                undocumented.append(f"{cls.__name__}.{field.name}")
+    assert not [name for name in undocumented if not name.startswith("LoraConfig")]
+
+
+def _dataclasses(cls):
+    yield cls
+    for field in fields(cls):
+        if is_dataclass(field.type):
+            yield from _dataclasses(field.type)

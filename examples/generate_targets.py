@@ -1,28 +1,32 @@
 """Let the backbone write its own training targets (paper section III-B), from the corpus of a run.
 
-Reads ``<run_dir>/corpus/cuts_train.jsonl.gz``, writes ``<run_dir>/targets/``. Killed at any moment, the same command goes on where it stopped;
-a complete run is skipped. On a CPU::
-
-    python examples/generate_targets.py --config-name=desta25_mini
+    python examples/generate_targets.py --config-name=desta25_mini            # two CPU cores; after prepare_corpus.py
     python examples/generate_targets.py --config-name=desta25_mini generation.rows=200 run_dir=runs/probe
+
+Reads ``<run_dir>/corpus/cuts_train.jsonl.gz``, writes ``<run_dir>/targets/`` (see docs/targets.md). A run that was killed goes on where it stopped when the
+same command is given again; a complete one is skipped. Any key of the configuration can follow as key=value.
 """
 
 import logging
+import sys
 
 from nemo.core.config import hydra_runner
 from omegaconf import OmegaConf
 
-from nemo_desta.config import DestaConfig
+import nemo_desta.config  # noqa: F401  registers the schema
 from nemo_desta.generation.runner import generate_targets
 
 
-@hydra_runner(config_path="../conf", config_name="desta25_mini", schema=DestaConfig)
-def main(cfg: DestaConfig) -> None:
-    """Hydra entry point."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    config = OmegaConf.to_object(cfg)
-    assert isinstance(config, DestaConfig)
-    generate_targets(config)
+@hydra_runner(config_path="../conf", config_name="desta25_mini")
+def main(cfg) -> None:
+    """Entry point."""
+    try:
+        targets = generate_targets(OmegaConf.to_object(cfg))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on where this one stopped")
+    logging.getLogger("nemo_desta").info("targets: %s", targets)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,17 @@ import logging
 import sys
 
 from nemo.core.config import hydra_runner
-from omegaconf import OmegaConf
+from omegaconf import DictConfig
 
-import nemo_desta.config  # noqa: F401  registers the schema
+from nemo_desta.config import typed
 from nemo_desta.models.training import train
 
 
 @hydra_runner(config_path="../conf", config_name="desta25_mini")
-def main(cfg) -> None:
+def main(cfg: DictConfig) -> None:
     """Entry point."""
     try:
-        checkpoint = train(OmegaConf.to_object(cfg))
+        checkpoint = train(typed(cfg))
     except ValueError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

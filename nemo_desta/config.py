@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 
 class PadTo(StrEnum):
@@ -44,18 +44,18 @@ class ConnectorConfig:
     ffn_size: int = 3072  # width of the Q-Former's feed-forward layer
     dropout: float = 0.1  # hidden and attention dropout
     taps: list[int] | None = None  # 0-based encoder layers whose outputs are read; null = the encoder's own default
-    init: ConnectorInit = ConnectorInit.reference
+    init: ConnectorInit = ConnectorInit.reference  # of the output projection: reference | embedding_scale
 
 
 @dataclass
 class LoraConfig:
     """Optional low-rank adapters on the backbone (off in the paper)."""
 
-    enabled: bool = False
-    rank: int = 16
-    alpha: int = 16
-    dropout: float = 0.1
-    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj"])
+    enabled: bool = False  # train adapters besides the connector
+    rank: int = 16  # reference
+    alpha: int = 16  # reference
+    dropout: float = 0.1  # reference
+    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj"])  # reference
 
 
 @dataclass
@@ -66,8 +66,9 @@ class ModelConfig:
     encoder: str = MISSING  # audio encoder (hf://, asset:// or directory)
     audio_locator: str = "<|AUDIO|>"  # what a message writes where a clip goes
     placeholder_token: str = "<|reserved_special_token_87|>"  # a token of the LLM's vocabulary that no text uses
-    pad_to: PadTo = PadTo.longest
-    llm_precision: Precision = Precision.auto
+    pad_to: PadTo = PadTo.longest  # encoder input: longest | thirty_seconds (the reference)
+    llm_precision: Precision = Precision.auto  # of the frozen backbone: auto | bf16 | fp32
+    encoder_precision: Precision = Precision.fp32  # of the frozen encoder (reference: fp32; bf16 is three times faster on a CPU that has it)
     connector: ConnectorConfig = field(default_factory=ConnectorConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
 
@@ -85,14 +86,14 @@ class CorpusConfig:
     """What `examples/prepare_corpus.py` builds."""
 
     tier: str = "lean"  # label of the selection: ci | lean | default | full
-    sources: list[SourceConfig] = field(default_factory=list)
+    sources: list[SourceConfig] = field(default_factory=list)  # corpora of the mixture; empty = those of the tier
     max_clip_seconds: float = 30.0  # longer recordings are cut into windows of at most this length
     min_clip_seconds: float = 0.3  # shorter clips are skipped and counted
     min_rms_db: float = -60.0  # dBFS; quieter clips are silent: skipped and counted
     test_fraction: float = 0.1  # share of the groups (speaker, level, source file) held out, where a corpus names no own split
     num_jobs: int = 2  # processes
     max_bad_fraction: float = 0.05  # of a source; more undecodable clips than this is an error
-    seed: int = 0
+    seed: int = 0  # of splits and rendered clips
 
 
 @dataclass
@@ -101,14 +102,17 @@ class GenerationConfig:
 
     engine: str = "transformers"  # transformers (in process)
     rows: int = 0  # rows to write in all; 0 = prompts_per_cut for every training cut
-    prompts_per_cut: int = 1
+    prompts_per_cut: int = 1  # rows a clip gets where `rows` is 0
     attribute_prompt_fraction: float = 0.7  # share of prompts that ask for one attribute; the rest is open
     temperature: float = 0.05  # paper: 0.05; 0 = greedy
     top_p: float = 1.0  # paper: 1.0
-    max_new_tokens: int = 256
+    max_new_tokens: int = 256  # of a target; longer answers are cut off and rejected
     batch_tokens: int = 8192  # prompt tokens in a batch of generation (rows of equal length together)
     system_prompt: str = "Focus on the audio clips and instructions."  # of the generation and of the training messages
-    seed: int = 0
+    seed: int = 0  # of the choice of prompts and of sampling
+    focused_seed: bool = False  # the backbone reads only the asked attribute, not the whole description: for small backbones (paper: false)
+    small_backbone_prompts: bool = False  # leave out the prompts that a small backbone answers wrongly for some value
+    attribute_weights: dict[str, float] = field(default_factory=dict)  # share of an attribute among the attribute questions; 1 where not named
     drop_rejected: bool = True  # rows that a filter rejects are left out of the targets (they stay in rejected.jsonl)
 
 
@@ -123,7 +127,7 @@ class DataConfig:
     micro_batch_tokens: int = 4096  # tokens packed into one forward pass
     num_buckets: int = 8  # length buckets of the Lhotse sampler
     rows_per_clip: int = 1  # rows of the same clip that travel together, so that its taps are computed once
-    num_workers: int = 2
+    num_workers: int = 2  # processes that read audio
     taps_cache_gib: float = 0.0  # disk for encoder taps; 0 = compute them in every step
     max_bad_fraction: float = 0.01  # of the training set; more bad clips than this is an error that lists them
 
@@ -134,7 +138,7 @@ class OptimConfig:
 
     lr: float = 1.0e-4  # reference: 1e-4
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])  # reference
-    eps: float = 1.0e-8
+    eps: float = 1.0e-8  # of Adam
     weight_decay: float = 0.01  # reference: on all trainable tensors
     warmup_steps: int = 5000  # reference
     min_lr: float = 0.0  # reference: cosine to 0
@@ -147,17 +151,16 @@ class TrainerConfig:
 
     max_steps: int = MISSING  # optimiser steps; the cosine ends here
     devices: int = 1  # processes on this node
-    num_nodes: int = 1
-    accelerator: str = "auto"
+    num_nodes: int = 1  # machines
+    accelerator: str = "auto"  # auto | cpu | gpu
     strategy: str = "auto"  # auto | ddp
     precision: str = "32-true"  # Lightning's; the backbone's own format is model.llm_precision
-    log_every_steps: int = 10
-    checkpoint_every_steps: int = 1000
+    log_every_steps: int = 10  # steps between points of the curves
+    checkpoint_every_steps: int = 1000  # steps between checkpoints
     keep_checkpoints: int = 2  # besides the last
-    validate_every_steps: int = 0  # 0 = no validation during training
-    tensorboard: bool = True
-    wandb: bool = False
-    wandb_project: str = "nemo_desta"
+    tensorboard: bool = True  # curves in run_dir/train
+    wandb: bool = False  # curves on Weights & Biases (needs an account and `pip install wandb`)
+    wandb_project: str = "nemo_desta"  # project there
     num_threads: int = 0  # CPU threads of torch; 0 = leave as it is
 
 
@@ -166,12 +169,12 @@ class EvalConfig:
     """Held-out evaluation of the small recipe."""
 
     checkpoint: str | None = None  # checkpoint directory; null = the last of the training run
-    max_items_per_attribute: int = 120
-    max_new_tokens: int = 32
-    batch_rows: int = 32
+    max_items_per_attribute: int = 120  # held-out questions of an attribute
+    max_new_tokens: int = 32  # of an answer
+    batch_rows: int = 32  # questions answered together
     bootstrap: int = 1000  # resamples for the 95 % intervals
     retention_prompts: int = 12  # text-only prompts answered before and after
-    seed: int = 0
+    seed: int = 0  # of the choice of items, of shuffling and of the bootstrap
 
 
 @dataclass
@@ -180,7 +183,7 @@ class DestaConfig:
 
     name: str = MISSING  # of the recipe
     run_dir: str = MISSING  # everything that a run writes lies below it
-    seed: int = 42
+    seed: int = 42  # of the fresh connector, the data order and the dropout (reference: 42)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -188,6 +191,18 @@ class DestaConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+def typed(cfg: DictConfig) -> DestaConfig:
+    """The composed configuration as plain dataclasses.
+
+    Raises:
+        omegaconf.errors.OmegaConfBaseException: a key that the tree does not know (also one forced in with ``+``) or a value of another type.
+    """
+    tree = OmegaConf.merge(OmegaConf.structured(DestaConfig), OmegaConf.to_container(cfg, resolve=True))
+    config = OmegaConf.to_object(tree)
+    assert isinstance(config, DestaConfig)
+    return config
 
 
 ConfigStore.instance().store(name="desta_schema", node=DestaConfig)

@@ -28,8 +28,8 @@ _SMALL_SOUNDS = ("scratch", "opensfx", "minetest")
 _SPEECH = ("asterisk", "amazon_queen", "fillets")
 _MUSIC = ("rendered_music", "rendered_instruments")
 _SYNTHETIC = ("controlled_speech", "noisy_speech")
-_LEAN = (*_SPEECH, *_SMALL_SOUNDS, "gcompris", "lincity", *_MUSIC)
-_DEFAULT = (*_LEAN, "tuxpaint", "searchandrescue", "simutrans", "homedecor")
+_LEAN = (*_SPEECH, *_SMALL_SOUNDS, "gcompris", "lincity", "simutrans", "homedecor", *_MUSIC)
+_DEFAULT = (*_LEAN, "tuxpaint", "searchandrescue")
 _CI_OPTIONS: dict[str, dict[str, Any]] = {
     "asterisk": {"languages": ["en"]},
     "rendered_music": {"clips": 39},

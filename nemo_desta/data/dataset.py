@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from lhotse import CutSet, SupervisionSegment
-from lhotse.cut import MonoCut
+from lhotse.cut.data import DataCut
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -67,7 +67,7 @@ class StepBatch:
     audio_seconds: float = 0.0
 
 
-def load_samples(cut: MonoCut) -> Tensor:
+def load_samples(cut: DataCut) -> Tensor:
     """Mono float32 samples at 16 kHz.
 
     Raises:
@@ -137,12 +137,12 @@ class DestaDataset(Dataset[StepBatch]):
         micro_batches = [self._pack([rows[i][1:] for i in group]) for group in groups]
         return StepBatch(micro_batches, [row_id for row_id, _, _ in rows], skipped, seconds)
 
-    def _clip(self, cut: MonoCut) -> Clip:
+    def _clip(self, cut: DataCut) -> Clip:
         key = clip_key(cut) if self.cache is not None else ""
         taps = self.cache.get(key) if self.cache is not None else None
         return Clip(key, taps_NTD=taps) if taps is not None else Clip(key, samples_T=load_samples(cut))
 
-    def _render(self, cut: MonoCut, row: SupervisionSegment) -> Rendered:
+    def _render(self, cut: DataCut, row: SupervisionSegment) -> Rendered:
         assert row.custom is not None
         text = None if self._drops_transcript(row.id, (cut.custom or {}).get("epoch", 0)) else source_supervision(cut).text
         return render(row.custom["messages"], self.tokenizer, self.layout, transcripts=[text], response=(row.text or "").strip())
@@ -169,7 +169,7 @@ def training_units(cuts: CutSet, rows_per_clip: int = 1) -> CutSet:
     return CutSet.from_cuts(unit for cut in cuts for unit in _units(cut, rows_per_clip))
 
 
-def _units(cut: MonoCut, rows_per_clip: int) -> list[MonoCut]:
+def _units(cut: DataCut, rows_per_clip: int) -> list[DataCut]:
     rows = self_generated(cut)
     if not rows:
         return []

@@ -59,7 +59,7 @@ def repetition(row: TargetRow, answer: Completion, values: Vocabulary) -> bool:
     sentences = [s for s in map(normalise, re.split(r"[.!?\n]+", answer.text)) if len(s.split()) > 2]
     if any(sentences.count(s) >= 3 for s in set(sentences)):
         return True
-    words = normalise(answer.text).split()
+    words = re.findall(r"\w+", normalise(answer.text))
     if any(_loops(words, width) for width in range(1, 9)):
         return True
     grams = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]

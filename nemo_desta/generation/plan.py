@@ -113,9 +113,7 @@ def make_plan(
         if len(chosen) < config.rows:
             logger.warning("generation.rows=%d, but clips and prompts give only %d different rows", config.rows, len(chosen))
     else:
-        chosen = [
-            (clip, prompt) for clip in clips for prompt in pool.sample(clip.cut, config.prompts_per_cut, config.seed, config.attribute_prompt_fraction)
-        ]
+        chosen = [(clip, prompt) for clip in clips for prompt in pool.sample(clip.cut, config.prompts_per_cut, config.seed, config.attribute_prompt_fraction)]
     if not chosen:
         raise ValueError(f"none of the pool's {len(pool)} prompts fits any of the {len(clips)} clips: check custom['domain'] and the attributes of the cuts")
     return _rows(chosen, config.system_prompt, tokenizer, focused)

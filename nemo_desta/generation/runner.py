@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,7 @@ def _identity(config: DestaConfig, engine: Engine, plan: Sequence[TargetRow], ba
     return {**_settings(config.generation), **model, **engine.describe(), "rows": len(plan), "batches": len(batches), "plan_sha256": digest.hexdigest()}
 
 
+@lru_cache(maxsize=4)
 def model_revision(reference: str) -> str:
     """Fingerprint of the backbone: sha256 of a local or asset directory, the reference itself for a model on a hub."""
     from nemo_desta.assets import resolve_model

@@ -28,7 +28,7 @@ def parts(cfg: ModelConfig, *, max_transcript_tokens: int | None) -> Parts:
     Raises:
         ValueError: a model reference or the placeholder token does not fit.
     """
-    encoder = build_encoder(cfg.encoder, taps=cfg.connector.taps, pad_to=cfg.pad_to)
+    encoder = build_encoder(cfg.encoder, taps=cfg.connector.taps, pad_to=cfg.pad_to, dtype=resolve_dtype(cfg.encoder_precision))
     backbone = HFBackbone.from_pretrained(resolve_model(cfg.llm), dtype=resolve_dtype(cfg.llm_precision), lora=cfg.lora)
     perception = Perception.build(encoder, cfg.connector, llm_dim=backbone.hidden_size, embedding_std=backbone.embedding_std)
     layout = layout_of(cfg, max_transcript_tokens)

@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import soundfile
 import torch
-from lhotse import MonoCut, Recording
+from lhotse import Recording
+from lhotse.audio.utils import AudioLoadingError
+from lhotse.cut import Cut
+from lhotse.cut.data import DataCut
 from torch import Tensor
 
 from nemo_desta.data.conversation import Rendered, render
@@ -132,10 +135,10 @@ def _hear(entry: dict[str, Any]) -> _Heard:
             raise ValueError(f"samples of shape {tuple(samples.shape)}: give one channel at {SAMPLING_RATE} Hz")
         _check_length("samples", samples.numel() / SAMPLING_RATE)
         return _Heard("samples", samples, text)
-    cut = audio if isinstance(audio, MonoCut) else _as_cut(audio)
+    cut = audio if isinstance(audio, DataCut) else _as_cut(audio)
     _check_length(cut.id, cut.duration)
     try:
-        return _Heard(str(audio if not isinstance(audio, MonoCut) else cut.id), load_samples(cut), text)
+        return _Heard(cut.id, load_samples(cut), text)
     except ValueError as error:
         raise ValueError(f"cannot hear {cut.id}: {error}") from error
 
@@ -145,13 +148,11 @@ def _check_length(name: str, seconds: float) -> None:
         raise ValueError(f"{name} is {seconds:.1f} s long: cut it into windows of at most {MAX_SECONDS:.0f} s")
 
 
-def _as_cut(path: Any) -> MonoCut:
+def _as_cut(path: Any) -> Cut:
     if not isinstance(path, str | Path) or not Path(path).is_file():
         raise ValueError(f"no audio file at {path!r}: 'audio' must be a path, a Lhotse cut or 16 kHz samples")
     try:
         recording = Recording.from_file(path, recording_id=str(path))
-    except (soundfile.LibsndfileError, OSError, ValueError, RuntimeError) as error:
-        raise ValueError(f"cannot decode {path}: {error}") from error
-    cut = recording.to_cut()
-    assert isinstance(cut, MonoCut) or hasattr(cut, "to_mono")
-    return cut if isinstance(cut, MonoCut) else cut.to_mono(mono_downmix=True)
+    except (AudioLoadingError, soundfile.LibsndfileError, OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"cannot decode {path}: not a sound file that libsndfile or ffmpeg reads") from error
+    return recording.to_cut()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from lhotse import CutSet, MonoCut, Recording
+from lhotse import CutSet, Recording
 
 from nemo_desta.data.conversation import AudioLayout
 from nemo_desta.data.dataset import DestaDataset, load_samples, training_units
@@ -14,9 +14,8 @@ from tests.tiny import PLACEHOLDER, tiny_targets, tiny_tokenizer, write_tone
 LAYOUT = AudioLayout(PLACEHOLDER, 3)
 
 
-def cut_of(path) -> MonoCut:
-    cut = Recording.from_file(path).to_cut()
-    return cut if isinstance(cut, MonoCut) else cut.to_mono(mono_downmix=True)
+def cut_of(path):
+    return Recording.from_file(path).to_cut()
 
 
 @pytest.mark.parametrize(("rate", "channels", "subtype"), [(8_000, 1, "PCM_16"), (48_000, 2, "PCM_24"), (44_100, 1, "FLOAT"), (16_000, 2, "PCM_16")])

@@ -25,7 +25,7 @@ def test_good_answers_pass() -> None:
     assert reason("Female") is None
     assert reason("It is a woman's voice.") is None
     assert reason("The language is Spanish.", "language", language="Spanish") is None
-    assert reason('The speaker says: "Hola, el número que usted marcó no es válido."', "transcript", transcript="El número que usted marcó no es válido") is None
+    assert reason('The speaker says: "El número que usted marcó no es válido."', "transcript", transcript="El número que usted marcó no es válido") is None
     assert reason("A dog is barking.", "sound", sound="dog barking") is None
     assert reason("It lasts about 5 seconds.", "duration_seconds", duration_seconds="5 seconds") is None
     assert reason("A guitar and drums.", "instrument", instrument="guitar and drums") is None
@@ -41,7 +41,7 @@ def test_cut_off() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["female female female female", "She is female. She is female. She is female.", "It is a bad day, it is a bad day, it is a bad day, it is a bad day, female"],
+    ["female female female female", "She is female. She is female. She is female.", "A bad day it is, a bad day it is, a bad day it is, a bad day it is"],
 )
 def test_repetition(text: str) -> None:
     assert reason(text) == "repetition"
@@ -57,7 +57,7 @@ def test_refusal(text: str) -> None:
 
 
 def test_what_the_speaker_refuses_is_no_refusal() -> None:
-    assert reason("She says \"I'm sorry, I cannot take your call.\"", None, transcript="I'm sorry, I cannot take your call.") is None
+    assert reason('She says "I\'m sorry, I cannot take your call."', None, transcript="I'm sorry, I cannot take your call.") is None
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_reveals_text(text: str) -> None:
     assert reason(text) == "reveals_text"
 
 
-@pytest.mark.parametrize("text", ["La voz es de una mujer, female.", "Говорит женщина", "Il numero che avete chiamato non è female", "La langue est en français"])
+@pytest.mark.parametrize("text", ["La voz es de una mujer, female.", "Говорит женщина", "Il numero chiamato non è female", "La langue est en français"])
 def test_wrong_language(text: str) -> None:
     assert reason(text) == "wrong_language"
 

@@ -50,8 +50,9 @@ def test_domains_share_by_the_root_of_their_clips_and_attributes_by_the_fraction
 
 
 def test_attribute_weights() -> None:
-    even = Counter(r.prompt.attribute for r in make_plan(corpus(20), POOL, CONFIG, TOKENIZER) if r.domain == "speech")
-    heavy = Counter(r.prompt.attribute for r in make_plan(corpus(20), POOL, CONFIG, TOKENIZER, attribute_weights={"gender": 3.0, "pitch": 0.0}) if r.domain == "speech")
+    cuts, weights = corpus(20), {"gender": 3.0, "pitch": 0.0}
+    even = Counter(r.prompt.attribute for r in make_plan(cuts, POOL, CONFIG, TOKENIZER) if r.domain == "speech")
+    heavy = Counter(r.prompt.attribute for r in make_plan(cuts, POOL, CONFIG, TOKENIZER, attribute_weights=weights) if r.domain == "speech")
     assert abs(even["gender"] - even["language"]) <= 1
     assert 2.5 < heavy["gender"] / heavy["language"] < 3.5
     assert heavy["pitch"] == 0
@@ -109,7 +110,7 @@ def test_bad_input_is_named() -> None:
         make_plan([], POOL, CONFIG, TOKENIZER)
     with pytest.raises(ValueError, match=r"speech-0-0.*unique"):
         make_plan([cuts[0], cuts[0]], POOL, CONFIG, TOKENIZER)
-    with pytest.raises(ValueError, match="attribute_prompt_fraction=1.5"):
+    with pytest.raises(ValueError, match=r"attribute_prompt_fraction=1\.5"):
         make_plan(cuts, POOL, replace(CONFIG, attribute_prompt_fraction=1.5), TOKENIZER)
     del cuts[0].custom["domain"]
     with pytest.raises(ValueError, match=r"speech-0-0.*set it to speech"):

@@ -33,8 +33,8 @@ class Parrot:
 
     name = "parrot"
 
-    def __init__(self, rule: Callable[[str], str] = lambda prompt: "I hear it well.", fail_at: int = -1, error: type[BaseException] = KeyboardInterrupt) -> None:
-        self.rule, self.fail_at, self.error = rule, fail_at, error
+    def __init__(self, rule: Callable[[str], str] = lambda prompt: "I hear it well.", fail_at: int = -1) -> None:
+        self.rule, self.fail_at = rule, fail_at
         self.tokenizer = tiny_tokenizer()
         self.calls = 0
 
@@ -43,7 +43,7 @@ class Parrot:
 
     def generate(self, prompts: Sequence[str], keys: Sequence[str]) -> list[Completion]:
         if self.calls == self.fail_at:
-            raise self.error
+            raise KeyboardInterrupt
         self.calls += 1
         return [Completion(self.rule(prompt), STOP, 5) for prompt in prompts]
 
@@ -55,7 +55,7 @@ class Parrot:
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """The parrot's model needs no fingerprint; a directory keeps its own."""
     original = runner.model_revision
-    monkeypatch.setattr(runner, "model_revision", lambda reference: "none" if reference == "none" else original(reference))
+    monkeypatch.setattr(runner, "model_revision", lambda reference: reference if reference in ("none", "other") else original(reference))
 
 
 def echo_seed(prompt: str) -> str:

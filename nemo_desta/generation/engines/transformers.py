@@ -86,9 +86,7 @@ class TransformersEngine:
         draws_BN = self._draws(keys)
         tokens, stopped = self._decode(self._encode(prompts), draws_BN)
         texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return [
-            Completion(text.strip(), STOP if ended else LENGTH, len(ids)) for text, ids, ended in zip(texts, tokens, stopped, strict=True)
-        ]
+        return [Completion(text.strip(), STOP if ended else LENGTH, len(ids)) for text, ids, ended in zip(texts, tokens, stopped, strict=True)]
 
     def _draws(self, keys: Sequence[str]) -> Tensor | None:
         """Uniform numbers of every row and step; None for greedy."""

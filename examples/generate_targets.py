@@ -11,17 +11,17 @@ import logging
 import sys
 
 from nemo.core.config import hydra_runner
-from omegaconf import OmegaConf
+from omegaconf import DictConfig
 
-import nemo_desta.config  # noqa: F401  registers the schema
+from nemo_desta.config import typed
 from nemo_desta.generation.runner import generate_targets
 
 
 @hydra_runner(config_path="../conf", config_name="desta25_mini")
-def main(cfg) -> None:
+def main(cfg: DictConfig) -> None:
     """Entry point."""
     try:
-        targets = generate_targets(OmegaConf.to_object(cfg))
+        targets = generate_targets(typed(cfg))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

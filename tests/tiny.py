@@ -93,7 +93,12 @@ def tiny_model_config(root: Path, **connector: object) -> ModelConfig:
         tiny_whisper(encoder)
     settings = {"num_layers": 1, "num_queries": 3, "ffn_size": 48, "dropout": 0.1} | connector
     return ModelConfig(
-        llm=str(llm), encoder=str(encoder), placeholder_token=PLACEHOLDER, pad_to=PadTo.longest, llm_precision=Precision.fp32, connector=ConnectorConfig(**settings)
+        llm=str(llm),
+        encoder=str(encoder),
+        placeholder_token=PLACEHOLDER,
+        pad_to=PadTo.longest,
+        llm_precision=Precision.fp32,
+        connector=ConnectorConfig(**settings),
     )
 
 

@@ -100,7 +100,9 @@ def grow(ask: Ask, pool: PromptPool, group: dict, count: int, *, seed: int = 0, 
     """
     same = [p.text for p in pool if p.kind == group["kind"] and p.attribute == group.get("attribute") and p.domain in (group["domain"], "any")]
     same = same or [p.text for p in pool if p.kind == group["kind"]]
-    known, taken, refused = [p.text for p in pool], [], {}
+    known: list[str] = [p.text for p in pool]
+    taken: list[str] = []
+    refused: dict[str, str] = {}
     rng = random.Random(seed)
     for turn in range(max_requests):
         if len(taken) >= count:

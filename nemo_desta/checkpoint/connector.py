@@ -78,7 +78,11 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """
     own = trainable_names(model)
     missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    wrong = [f"{n}: {tuple(state[n].shape)} in the checkpoint, {tuple(own[n][1].shape)} in the model" for n in own if n in state and state[n].shape != own[n][1].shape]
+    wrong = [
+        f"{n}: {tuple(state[n].shape)} in the checkpoint, {tuple(own[n][1].shape)} in the model"
+        for n in own
+        if n in state and state[n].shape != own[n][1].shape
+    ]
     if missing or unexpected or wrong:
         raise ValueError(
             f"the checkpoint does not fit the model: {len(missing)} tensors missing {missing[:3]}, {len(unexpected)} unexpected {unexpected[:3]}, "

@@ -13,7 +13,7 @@ import multiprocessing
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -200,7 +200,7 @@ def _run_chunks(chunks: Sequence[list], root: Path, settings: BuildSettings) -> 
             if len(waiting) >= 4 * settings.num_jobs:
                 finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in finished)
-        yield from (future.result() for future in waiting)
+        yield from (future.result() for future in as_completed(waiting))  # as they finish: what is not in the journal is lost by a kill
     except BrokenProcessPool as error:
         raise RuntimeError(f"a worker process died (out of memory, or killed) while it wrote {root}; finished clips are kept, run again") from error
     finally:

@@ -48,7 +48,7 @@ class Tokenizer(Protocol):
 
     def apply_chat_template(self, conversation: list[dict[str, str]], **kwargs: Any) -> Any: ...
 
-    def convert_tokens_to_ids(self, tokens: str) -> int: ...
+    def decode(self, ids: list[int], *, skip_special_tokens: bool = ...) -> str: ...
 
     def __call__(self, text: str, *, add_special_tokens: bool = ...) -> Any: ...
 
@@ -204,7 +204,7 @@ def _transcript_ids(tokenizer: Tokenizer, text: str | None, limit: int | None) -
 
 
 @lru_cache(maxsize=16)
-def _placeholder_id(tokenizer: Tokenizer, token: str) -> int:
+def _placeholder_id(tokenizer: Any, token: str) -> int:
     ids = _encode(tokenizer, token)
     if len(ids) != 1:
         raise ValueError(f"model.placeholder_token={token!r} is {len(ids)} tokens for this LLM: choose a special token of its vocabulary that no text uses")

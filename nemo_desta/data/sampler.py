@@ -68,7 +68,16 @@ class StepSampler(Sampler[CutSet]):
     """
 
     def __init__(
-        self, cuts: CutSet, *, batch_rows: int, num_buckets: int, seed: int, rank: int = 0, world_size: int = 1, start_step: int = 0, num_steps: int | None = None
+        self,
+        cuts: CutSet,
+        *,
+        batch_rows: int,
+        num_buckets: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start_step: int = 0,
+        num_steps: int | None = None,
     ) -> None:
         super().__init__()
         rows = sum(len(c.supervisions) - 1 for c in cuts)

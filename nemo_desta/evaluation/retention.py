@@ -98,9 +98,7 @@ def compare(prompts: Sequence[str], before: Sequence[Answer], after: Sequence[An
         ``{"identical": all equal, "prompts": how many, "different": how many differ, "rows": [{"prompt", "before", "after", "identical"}]}``;
         "identical" is None where nothing was asked.
     """
-    rows = [
-        {"prompt": prompt, "before": b.text, "after": a.text, "identical": b.same(a)} for prompt, b, a in zip(prompts, before, after, strict=True)
-    ]
+    rows = [{"prompt": prompt, "before": b.text, "after": a.text, "identical": b.same(a)} for prompt, b, a in zip(prompts, before, after, strict=True)]
     different = [row for row in rows if not row["identical"]]
     for row in different:
         logger.warning("the text-only answer to %r changed: before %r, after %r", row["prompt"], row["before"], row["after"])

@@ -28,7 +28,7 @@ from nemo_desta.config import GenerationConfig
 from nemo_desta.data.conversation import AUDIO_LOCATOR, Tokenizer, render_text
 from nemo_desta.data.supervision import Message
 from nemo_desta.seed.attributes import TRANSCRIPT, attributes_of
-from nemo_desta.seed.describe import describe
+from nemo_desta.seed.describe import describe, describe_for
 from nemo_desta.seed.prompts import Prompt, PromptPool
 
 logger = logging.getLogger(__name__)
@@ -91,16 +91,12 @@ def make_plan(
     pool: PromptPool,
     config: GenerationConfig,
     tokenizer: Tokenizer,
-    *,
-    focused: bool = False,
-    attribute_weights: Mapping[str, float] | None = None,
 ) -> list[TargetRow]:
     """The rows to write, in a fixed order.
 
     Args:
         cuts: training cuts (contract C1).
-        focused: the backbone reads only what the prompt is about (`seed_for`), not the whole description; for small backbones.
-        attribute_weights: share of an attribute relative to the others (default 1); only for `config.rows > 0`.
+        config: `focused_seed` decides what the backbone reads (`seed_for`); `attribute_weights` count for `rows > 0` only.
 
     Raises:
         ValueError: no cuts, cuts without domain, two cuts with one id, a fraction outside [0, 1], or nothing to ask about them.
@@ -109,14 +105,14 @@ def make_plan(
     _check(clips, config)
     too_long = _Quotations(tokenizer, config.max_new_tokens)
     if config.rows > 0:
-        chosen = list(_balanced(clips, pool, config, attribute_weights or {}, too_long))
+        chosen = list(_balanced(clips, pool, config, config.attribute_weights, too_long))
         if len(chosen) < config.rows:
             logger.warning("generation.rows=%d, but clips and prompts give only %d different rows", config.rows, len(chosen))
     else:
         chosen = [(clip, prompt) for clip in clips for prompt in pool.sample(clip.cut, config.prompts_per_cut, config.seed, config.attribute_prompt_fraction)]
     if not chosen:
         raise ValueError(f"none of the pool's {len(pool)} prompts fits any of the {len(clips)} clips: check custom['domain'] and the attributes of the cuts")
-    return _rows(chosen, config.system_prompt, tokenizer, focused)
+    return _rows(chosen, config.system_prompt, tokenizer, config.focused_seed)
 
 
 def seed_for(cut: Cut, prompt: Prompt, *, focused: bool) -> str:
@@ -129,8 +125,9 @@ def seed_for(cut: Cut, prompt: Prompt, *, focused: bool) -> str:
     if not focused:
         written = (getattr(cut, "custom", None) or {}).get("seed_description")
         return written or describe(cut)
-    words = TRANSCRIPT in prompt.requires
-    return describe(cut, transcript=words, attributes=None if prompt.attribute is None else {prompt.attribute} - {TRANSCRIPT})
+    if prompt.attribute is not None:
+        return describe_for(cut, prompt.attribute)
+    return describe(cut, transcript=TRANSCRIPT in prompt.requires)
 
 
 def _rows(chosen: Iterable[tuple["_Clip", Prompt]], system_prompt: str, tokenizer: Tokenizer, focused: bool) -> list[TargetRow]:

@@ -78,6 +78,8 @@ def generate_targets(config: DestaConfig, *, engine: Engine | None = None, pool:
         ValueError: the directory holds targets of other settings, another process works there, or nothing survived the filters.
     """
     paths, pool = Paths.of(config), pool or load_pool()
+    if config.generation.small_backbone_prompts:
+        pool = pool.for_small_backbone()
     check_engine(config.generation.engine)
     if not paths.corpus.exists():
         raise FileNotFoundError(f"{paths.corpus} does not exist: run examples/prepare_corpus.py with the same configuration first")
@@ -88,8 +90,7 @@ def generate_targets(config: DestaConfig, *, engine: Engine | None = None, pool:
     with exclusive(paths.targets):
         cuts = read_cuts(paths.corpus).to_eager()
         engine = engine or make_engine(config)
-        focused, weights = getattr(config.generation, "focused_seed", False), getattr(config.generation, "attribute_weights", None)
-        plan = make_plan(cuts, pool, config.generation, engine.tokenizer, focused=focused, attribute_weights=weights)
+        plan = make_plan(cuts, pool, config.generation, engine.tokenizer)
         batches = make_batches(plan, engine.count_tokens([row.text for row in plan]), config.generation.batch_tokens)
         _claim(paths.targets, _identity(config, engine, plan, batches))
         journal = Journal(paths.targets / "rows.jsonl", [[row.row_id for row in batch] for batch in batches])

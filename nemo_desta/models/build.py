@@ -128,7 +128,9 @@ def locate_checkpoint(ref: str | Path) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise ValueError(f"cannot fetch the checkpoint {name} from the hub ({type(error).__name__}): check the name and the network, or give a directory") from error
+        raise ValueError(
+            f"cannot fetch the checkpoint {name} from the hub ({type(error).__name__}): check the name and the network, or give a directory"
+        ) from error
 
 
 def _hub_id(ref: str) -> str:

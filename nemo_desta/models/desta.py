@@ -20,6 +20,7 @@ from nemo_desta.data.supervision import Message
 from nemo_desta.models import build
 from nemo_desta.models.inference import Answerer, GenerationOutput
 from nemo_desta.modules.perception import Perception
+from nemo_desta.modules.transcriber import WhisperTranscriber
 
 
 class DestaModel(nn.Module):
@@ -38,6 +39,7 @@ class DestaModel(nn.Module):
         self.perception = perception
         self.backbone = backbone
         self.tokenizer, self.layout, self.config = tokenizer, layout, config
+        self.transcriber: WhisperTranscriber | None = None
         self.taps_cache_dtype: torch.dtype | None = None  # taps are rounded to this before use, so that cached and fresh ones are equal
 
     @classmethod
@@ -143,4 +145,3 @@ def _pad_taps(taps: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Ten
         padded[:, i, : tap.shape[1]] = tap
     mask = torch.arange(max(frames))[None, :] < torch.tensor(frames)[:, None]
     return padded.to(device), mask.to(device)
-

@@ -102,9 +102,9 @@ class Answerer:
         return filled
 
     def _transcriber(self) -> WhisperTranscriber:
-        if not hasattr(self.model, "transcriber"):
+        if self.model.transcriber is None:  # a whole Whisper: loaded when a clip first needs it
             self.model.transcriber = WhisperTranscriber.from_pretrained(self.model.config.nemo_desta.get("encoder", self.model.config.encoder_model_id))
-        return self.model.transcriber  # type: ignore[return-value]
+        return self.model.transcriber
 
     def _embed(self, rendered: Sequence[Rendered], heard: Sequence[Sequence[_Heard]]) -> tuple[Tensor, Tensor]:
         """Left-padded embeddings [B, T, H] with the clips' vectors in their slots, and the attention mask [B, T]."""

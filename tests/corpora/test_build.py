@@ -216,7 +216,7 @@ import sys
 from pathlib import Path
 sys.path[:0] = {path!r}
 import test_build_child as child
-child.build_cuts("corpus", child.rendered(60, delay=0.02), Path({out!r}), child.BuildSettings(num_jobs=2))
+child.build_cuts("corpus", child.rendered(120, delay=0.02), Path({out!r}), child.BuildSettings(num_jobs=2))
 """
 
 
@@ -233,13 +233,13 @@ def test_kill_in_the_middle_then_resume(tmp_path: Path) -> None:
     child.wait()
     journal.write_text(journal.read_text() + '{"slug": "corpus-clip0')  # as a kill in the middle of a line leaves it
     finished = [json.loads(line)["clips"][0]["file"] for line in journal.read_text().splitlines()[:-1]]
-    assert 16 <= len(finished) < 60
+    assert 16 <= len(finished) < 120
     before = {name: (tmp_path / "out/corpus" / name).stat().st_mtime_ns for name in finished}
 
-    cuts = list(build_cuts("corpus", rendered(60), tmp_path / "out", BuildSettings(num_jobs=2)))
-    assert [cut.id for cut in cuts] == [f"corpus-clip{i:03d}" for i in range(60)]
+    cuts = list(build_cuts("corpus", rendered(120), tmp_path / "out", BuildSettings(num_jobs=2)))
+    assert [cut.id for cut in cuts] == [f"corpus-clip{i:03d}" for i in range(120)]
     assert {name: (tmp_path / "out/corpus" / name).stat().st_mtime_ns for name in finished} == before
-    np.testing.assert_allclose(cuts[59].load_audio()[0], noise(0.5, 59), atol=1e-4)
+    np.testing.assert_allclose(cuts[119].load_audio()[0], noise(0.5, 119), atol=1e-4)
 
 
 # --- manifests ------------------------------------------------------------------------------------------------------------------------

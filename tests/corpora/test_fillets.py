@@ -12,7 +12,7 @@ from nemo_desta.corpora.audio import load_16k
 from nemo_desta.corpora.build import BuildSettings
 from nemo_desta.corpora.fillets import parse_fillets, prepare_fillets, read_dialogues
 
-SCRIPT = r'''
+SCRIPT = r"""
 -- a comment
 dialogId("m-one", "font_small", "She said \"go\".")
 dialogStr("Řekla: \"Jdi\".")
@@ -27,7 +27,7 @@ dialogId("s-four", "font_statue", "Welcome.")
 dialogStr("Vítejte.")
 dialogId("v-empty", "font_big", "Nothing.")
 dialogStr("")
-'''
+"""
 
 
 @pytest.fixture

@@ -9,7 +9,9 @@ from nemo_desta.data.sampler import StepSampler
 
 @pytest.fixture(scope="module")
 def cuts() -> CutSet:
-    return CutSet.from_cuts(dummy_cut(i, start=0, duration=1 + (i * 37 % 90) / 10, supervisions=[dummy_supervision(0), dummy_supervision(1)]) for i in range(100))
+    return CutSet.from_cuts(
+        dummy_cut(i, start=0, duration=1 + (i * 37 % 90) / 10, supervisions=[dummy_supervision(0), dummy_supervision(1)]) for i in range(100)
+    )
 
 
 def ids(sampler: StepSampler) -> list[list[str]]:
@@ -41,5 +43,5 @@ def test_an_epoch_repeats_nothing_and_epochs_differ(cuts):
 
 
 def test_too_small_a_set_is_an_error(cuts):
-    with pytest.raises(ValueError, match="fewer than data.batch_rows=500"):
+    with pytest.raises(ValueError, match=r"fewer than data\.batch_rows=500"):
         StepSampler(cuts, batch_rows=500, num_buckets=1, seed=0)

@@ -52,7 +52,7 @@ def test_domains_share_by_the_root_of_their_clips_and_attributes_by_the_fraction
 def test_attribute_weights() -> None:
     cuts, weights = corpus(20), {"gender": 3.0, "pitch": 0.0}
     even = Counter(r.prompt.attribute for r in make_plan(cuts, POOL, CONFIG, TOKENIZER) if r.domain == "speech")
-    heavy = Counter(r.prompt.attribute for r in make_plan(cuts, POOL, CONFIG, TOKENIZER, attribute_weights=weights) if r.domain == "speech")
+    heavy = Counter(r.prompt.attribute for r in make_plan(cuts, POOL, replace(CONFIG, attribute_weights=weights), TOKENIZER) if r.domain == "speech")
     assert abs(even["gender"] - even["language"]) <= 1
     assert 2.5 < heavy["gender"] / heavy["language"] < 3.5
     assert heavy["pitch"] == 0
@@ -71,9 +71,9 @@ def test_messages_keep_the_locator_and_the_text_has_the_seed() -> None:
 
 
 def test_a_focused_seed_shows_only_what_is_asked() -> None:
-    for r in make_plan(corpus(), POOL, CONFIG, TOKENIZER, focused=True):
+    for r in make_plan(corpus(), POOL, replace(CONFIG, focused_seed=True), TOKENIZER):
         if r.prompt.attribute not in (None, "transcript"):
-            assert r.seed.count(":") == 3 and r.attributes[r.prompt.attribute] in r.seed  # two in the timestamp
+            assert r.seed.count(":") == 2 and r.attributes[r.prompt.attribute] in r.seed  # the two of the timestamp: one sentence, no list
         assert ("take number" in r.seed) == ("transcript" in r.prompt.requires)
 
 

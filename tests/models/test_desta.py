@@ -43,7 +43,7 @@ def test_loss_does_not_depend_on_how_a_step_is_packed(model, cuts):
         loss, tokens = train_step(model, step.micro_batches, model.trainable_parameters())
         gradient = torch.cat([p.grad.flatten() for p in model.trainable_parameters()])
         losses[limit] = (loss, tokens, gradient, len(step.micro_batches))
-    assert [v[3] for v in losses.values()][0] == 10 and losses[10_000][3] == 1
+    assert next(v[3] for v in losses.values()) == 10 and losses[10_000][3] == 1
     for loss, tokens, gradient, _ in losses.values():
         assert tokens == losses[1][1]
         assert loss == pytest.approx(losses[1][0], rel=1e-5)
@@ -126,7 +126,7 @@ def test_text_only_gives_the_plain_llms_answer(model, root):
 def test_mistakes_are_said_clearly(model, tmp_path):
     good = str(write_tone(tmp_path / "a.wav", 0.5))
     (tmp_path / "broken.wav").write_bytes(b"RIFFxxxx")
-    with pytest.raises(ValueError, match="1 <.AUDIO.> locators, but 0 clips"):
+    with pytest.raises(ValueError, match=r"1 <.AUDIO.> locators, but 0 clips"):
         model.generate([{"role": "user", "content": "<|AUDIO|> hi"}])
     with pytest.raises(ValueError, match="no audio file"):
         model.generate([{"role": "user", "content": "<|AUDIO|>", "audios": [{"audio": str(tmp_path / "none.wav"), "text": "x"}]}])

@@ -102,7 +102,7 @@ def grow(ask: Ask, pool: PromptPool, group: dict, count: int, *, seed: int = 0, 
     same = same or [p.text for p in pool if p.kind == group["kind"]]
     known: list[str] = [p.text for p in pool]
     taken: list[str] = []
-    refused: dict[str, str] = {}
+    refused: dict[str, int] = {}
     rng = random.Random(seed)
     for turn in range(max_requests):
         if len(taken) >= count:

@@ -21,7 +21,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from nemo_desta.data.supervision import Message
 
@@ -148,7 +148,7 @@ def render(
         ValueError: numbers of locators and transcripts differ, or a content holds the placeholder token.
     """
     _check_count(messages, len(transcripts), layout.audio_locator)
-    placeholder_id = _placeholder_id(tokenizer, layout.placeholder_token)
+    placeholder_id = _placeholder_id(cast(Any, tokenizer), layout.placeholder_token)
     tagged = []
     for m in messages:
         if layout.placeholder_token in m["content"]:

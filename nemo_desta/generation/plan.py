@@ -10,7 +10,7 @@ is made, so that 8,000 speech clips do not drown 300 music clips, nor English th
 * Within the attribute, to its values in turn (female, male, female, ...). Attributes with numbers or free text have no values to balance.
 * Within the value, to its clips in turn, in an order shuffled by the seed; the clip's prompt is drawn by hash. A clip is not asked the same prompt twice,
   and at most `MAX_ROWS_PER_STRATUM` times for the same attribute. What runs out leaves its share to the others.
-* A clip whose words do not fit into ``max_new_tokens`` is not asked for them.
+* A clip whose words do not fit into ``max_new_tokens`` is not asked for them. With focused seeds, prompts that show the words go to English clips only.
 """
 
 import hashlib
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 FREE_ATTRIBUTES = frozenset({"transcript", "translation_en", "caption", "sound", "intent"})  # free text: judged by overlap, not by one of a few values
 NUMBER_ATTRIBUTES = frozenset({"duration_seconds", "tempo_bpm", "num_speakers"})
+ENGLISH = "English"  # language of the prompts and answers
 MAX_ROWS_PER_STRATUM = 4  # of one clip for one attribute
 
 
@@ -232,12 +233,12 @@ def _balanced(
     """Deal `config.rows` rows over attribute and open questions; either side stands in for the other when it runs out."""
     # domain -> attribute or kind -> value -> clips
     sides: dict[bool, dict[str, dict[str, dict[str, _Stratum]]]] = {True: {}, False: {}}
-    by_answers: dict[tuple[str, frozenset[str]], dict[tuple[bool, str], list[Prompt]]] = {}
+    by_group: dict[tuple[str, frozenset[str]], dict[tuple[bool, str], list[Prompt]]] = {}
     for clip in clips:
-        domain, known = clip.attributes["domain"], frozenset(clip.attributes)
-        if (domain, known) not in by_answers:  # clips with the same attributes share their prompts: 5 M clips, a few hundred combinations
-            by_answers[domain, known] = _by_suit(prompt for prompt in pool if prompt.fits(domain, known))
-        for (asks, suit), prompts in by_answers[domain, known].items():
+        group = domain, known = clip.attributes["domain"], _askable(clip.attributes, config.focused_seed)
+        if group not in by_group:  # clips with the same attributes share their prompts: 5 M clips, a few hundred combinations
+            by_group[group] = _by_suit(prompt for prompt in pool if prompt.fits(domain, known))
+        for (asks, suit), prompts in by_group[group].items():
             if asks and suit in FREE_ATTRIBUTES and too_long(clip, suit):
                 continue
             valued = asks and suit not in FREE_ATTRIBUTES | NUMBER_ATTRIBUTES
@@ -252,6 +253,12 @@ def _balanced(
         if (row := both.draw()) is None:
             return
         yield row
+
+
+def _askable(attributes: Mapping[str, str], focused: bool) -> frozenset[str]:
+    """Attributes that a prompt may require; with focused seeds no words in another language, for a small backbone that reads them answers in it."""
+    hidden = {TRANSCRIPT} if focused and attributes.get("language", ENGLISH) != ENGLISH else set()
+    return frozenset(attributes) - hidden
 
 
 def _domain_level(suits: Mapping[str, Mapping[str, _Stratum]], weights: Mapping[str, float]) -> _Level:

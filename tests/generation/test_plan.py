@@ -77,6 +77,12 @@ def test_a_focused_seed_shows_only_what_is_asked() -> None:
         assert ("take number" in r.seed) == ("transcript" in r.prompt.requires)
 
 
+def test_a_focused_seed_shows_english_words_only() -> None:
+    plan = make_plan(corpus(), POOL, replace(CONFIG, rows=400, focused_seed=True), TOKENIZER)
+    shown = [r.attributes["language"] for r in plan if "take number" in r.seed]
+    assert shown and set(shown) == {"English"}
+
+
 def test_long_words_are_not_asked_for() -> None:
     cuts = [clip(f"c{i}", "speech", text="word " * (40 if i % 2 else 2)) for i in range(20)]
     asked = {r.cut_id for r in make_plan(cuts, POOL, replace(CONFIG, max_new_tokens=24), TOKENIZER) if r.prompt.attribute == "transcript"}

@@ -28,7 +28,7 @@ from nemo_desta.config import GenerationConfig
 from nemo_desta.data.conversation import AUDIO_LOCATOR, Tokenizer, render_text
 from nemo_desta.data.supervision import Message
 from nemo_desta.seed.attributes import TRANSCRIPT, attributes_of
-from nemo_desta.seed.describe import describe, describe_for
+from nemo_desta.seed.describe import describe, describe_for, timestamp
 from nemo_desta.seed.prompts import Prompt, PromptPool
 
 logger = logging.getLogger(__name__)
@@ -126,6 +126,8 @@ def seed_for(cut: Cut, prompt: Prompt, *, focused: bool) -> str:
     if not focused:
         written = (getattr(cut, "custom", None) or {}).get("seed_description")
         return written or describe(cut)
+    if prompt.attribute == TRANSCRIPT:  # behind a list of attributes a small backbone goes on with the list
+        return f'{timestamp(0.0, cut.duration)} The speaker says: "{attributes_of(cut)[TRANSCRIPT]}"'
     if prompt.attribute is not None:
         return describe_for(cut, prompt.attribute)
     return describe(cut, transcript=TRANSCRIPT in prompt.requires)

@@ -2,9 +2,8 @@
 
 Shape legend: B prompts, P tokens of the shared beginning, S tokens of the longest rest, V vocabulary, N new tokens.
 
-Three things make it faster than ``model.generate``: what all prompts of a batch begin with (system prompt, chat tags) is computed once, finished rows leave the
-batch, and one-token steps of grouped-query models attend without copying the key-value heads. Greedy answers equal those of ``model.generate``
-(in fp32 to the token; a test compares).
+Two things make it faster than ``model.generate``: what all prompts of a batch begin with (system prompt, chat tags) is computed once, and finished rows
+leave the batch. Greedy answers equal those of ``model.generate`` (in fp32 to the token; a test compares).
 """
 
 import logging

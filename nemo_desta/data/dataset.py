@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 SAMPLING_RATE = 16_000
 MIN_SECONDS = 0.1
+WORDS = frozenset({"transcript", "translation_en"})  # attributes that nobody can tell without the transcript in a small model: it is never dropped for them
 SILENCE = 1.0e-5  # peak amplitude below which a clip holds nothing
 
 
@@ -144,7 +145,9 @@ class DestaDataset(Dataset[StepBatch]):
 
     def _render(self, cut: DataCut, row: SupervisionSegment) -> Rendered:
         assert row.custom is not None
-        text = None if self._drops_transcript(row.id, (cut.custom or {}).get("epoch", 0)) else source_supervision(cut).text
+        asks_for_words = row.custom.get("attribute") in WORDS
+        dropped = not asks_for_words and self._drops_transcript(row.id, (cut.custom or {}).get("epoch", 0))
+        text = None if dropped else source_supervision(cut).text
         return render(row.custom["messages"], self.tokenizer, self.layout, transcripts=[text], response=(row.text or "").strip())
 
     def _drops_transcript(self, row_id: str, epoch: int) -> bool:

@@ -53,10 +53,17 @@ def _targets(path: Path, notes: list[str]) -> dict[str, Any] | None:
     if manifest is None:
         notes.append("targets/manifest.json is missing: no figures of the training targets")
         return None
-    absent = [key for key in ("rows", "yield_by_kind") if key not in manifest]
+    counts = manifest.get("targets") or {}
+    absent = [key for key in ("kept", "asked", "yield_by_kind", "yield_by_attribute") if key not in counts]
     if absent:
-        notes.append(f"targets/manifest.json lacks {' and '.join(absent)}")
-    return {"rows": manifest.get("rows"), "yield_by_kind": manifest.get("yield_by_kind")}
+        notes.append(f"targets/manifest.json lacks {', '.join(absent)}")
+    shares = {f"yield_by_{by}": _yields(counts.get(f"yield_by_{by}")) for by in ("kind", "attribute")}
+    return {"rows": counts.get("kept"), "asked": counts.get("asked"), **shares, "rejected_by_filter": counts.get("rejected_by_filter")}
+
+
+def _yields(groups: dict[str, dict[str, Any]] | None) -> dict[str, float] | None:
+    """Name -> share of the rows that the filters kept."""
+    return {name: float(group["yield"]) for name, group in groups.items()} if groups else None
 
 
 def _stages(path: Path, notes: list[str]) -> tuple[dict[str, float | None] | None, float | None]:

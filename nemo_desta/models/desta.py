@@ -19,6 +19,7 @@ from nemo_desta.data.packing import TokenPack
 from nemo_desta.data.supervision import Message
 from nemo_desta.models import build
 from nemo_desta.models.inference import Answerer, GenerationOutput
+from nemo_desta.modules.encoder import similar_lengths
 from nemo_desta.modules.perception import Perception
 from nemo_desta.modules.transcriber import WhisperTranscriber
 
@@ -94,31 +95,42 @@ class DestaModel(nn.Module):
         return embeds_TH.index_copy(0, pack.slots_PQ.flatten(), vectors_PQH.flatten(0, 1))
 
     def hear(self, clips: Sequence[Clip]) -> Tensor:
-        """Vectors [C, Q, H] of clips, from their taps where these are known, else from their samples."""
-        return self.perception.connect(*self.taps(clips))
+        """Vectors [C, Q, H] of clips, from their taps where these are known, else from their samples.
+
+        Clips of similar length go through the connector together, so that little of its work is spent on padding.
+        """
+        taps = self.taps(clips)
+        groups = similar_lengths([tap.shape[1] for tap in taps])
+        vectors = torch.cat([self.perception.connect(*pad_taps([taps[i] for i in group], self.device)) for group in groups])
+        order = torch.tensor([i for group in groups for i in group], device=vectors.device)
+        return vectors[order.argsort()]
 
     @torch.no_grad()
-    def taps(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor | None]:
-        """Taps [N, C, F, D] and frame mask [C, F] of clips."""
-        unheard = [i for i, clip in enumerate(clips) if clip.taps_NTD is None]
-        if len(unheard) == len(clips) and self.taps_cache_dtype is None:
-            return self._encode([clip.samples_T for clip in clips])
+    def taps(self, clips: Sequence[Clip]) -> list[Tensor]:
+        """Taps [N, F_i, D] of each clip, real frames only (all 1500 where the encoder pads to 30 s)."""
         taps = [clip.taps_NTD for clip in clips]
-        for i in unheard:  # one by one: what goes into the cache must not depend on its neighbours in a batch
-            taps[i] = self.encode_clip(clips[i].samples_T)
-        return _pad_taps([t for t in taps if t is not None], self.device)
+        unheard = [i for i, tap in enumerate(taps) if tap is None]
+        if self.taps_cache_dtype is not None:  # one by one: what goes into the cache must not depend on its neighbours in a batch
+            fresh = [self.encode_clip(clips[i].samples_T) for i in unheard]
+        else:
+            fresh = self._encode([clips[i].samples_T for i in unheard]) if unheard else []
+        for i, tap in zip(unheard, fresh, strict=True):
+            taps[i] = tap
+        return [tap for tap in taps if tap is not None]
 
     @torch.no_grad()
     def encode_clip(self, samples_T: Tensor | None) -> Tensor:
-        """Taps [N, F, D] of one clip's real frames, rounded as the cache rounds them."""
-        taps_N1FD, _ = self._encode([samples_T])
-        return taps_N1FD[:, 0].to(self.taps_cache_dtype or taps_N1FD.dtype)
+        """Taps [N, F, D] of one clip, rounded as the cache rounds them."""
+        tap = self._encode([samples_T])[0]
+        return tap.to(self.taps_cache_dtype or tap.dtype)
 
-    def _encode(self, samples: Sequence[Tensor | None]) -> tuple[Tensor, Tensor | None]:
+    def _encode(self, samples: Sequence[Tensor | None]) -> list[Tensor]:
         assert all(s is not None for s in samples), "a clip with neither samples nor taps"
         encoder = self.perception.encoder
         features_CMF, lengths_C = encoder.featurizer([s for s in samples if s is not None], encoder.pad_to)
-        return encoder.encode(features_CMF.to(self.device), lengths_C)
+        taps_NCFD, mask_CF = encoder.encode(features_CMF.to(self.device), lengths_C)
+        frames = [taps_NCFD.shape[2]] * len(samples) if mask_CF is None else mask_CF.sum(dim=1).tolist()
+        return [taps_NCFD[:, i, :f] for i, f in enumerate(frames)]
 
     def generate(
         self,
@@ -135,7 +147,7 @@ class DestaModel(nn.Module):
         return Answerer(self).answer(messages, transcribe=transcribe, **sampling)
 
 
-def _pad_taps(taps: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor | None]:
+def pad_taps(taps: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor | None]:
     """Stack taps [N, F_i, D] to [N, C, F, D] with a mask, or without one where all are equally long."""
     frames = [t.shape[1] for t in taps]
     if len(set(frames)) == 1:

@@ -14,6 +14,7 @@ from torch import Tensor
 from nemo_desta.config import PadTo
 
 SAMPLE_RATE = 16_000  # Hz; of every clip that enters an encoder
+_GROUP_WASTE = 0.2  # share of padded frames above which a batch is encoded in several parts of similar lengths
 
 
 @runtime_checkable
@@ -147,6 +148,21 @@ def _check_clip(clip: np.ndarray | Tensor, index: int, min_samples: int, max_sam
         seconds, limit = len(tensor) / SAMPLE_RATE, max_samples / SAMPLE_RATE
         raise ValueError(f"clip {index} of the batch lasts {seconds:.2f} s, the encoder takes {limit:.0f} s; cut it into windows (lhotse: cut_into_windows)")
     return tensor[:max_samples].float()
+
+
+def similar_lengths(frames: list[int]) -> list[list[int]]:
+    """Split clips into groups of similar lengths, longest first, each with at most ``_GROUP_WASTE`` of padding."""
+    order = sorted(range(len(frames)), key=lambda row: -frames[row])
+    groups: list[list[int]] = []
+    longest = total = 0
+    for row in order:
+        if groups and 1 - (total + frames[row]) / (longest * (len(groups[-1]) + 1)) <= _GROUP_WASTE:
+            groups[-1].append(row)
+            total += frames[row]
+        else:
+            groups.append([row])
+            longest = total = frames[row]
+    return groups
 
 
 def build_encoder(ref: str | Path, taps: Sequence[int] | None = None, pad_to: PadTo = PadTo.longest, *, dtype: torch.dtype = torch.float32) -> AudioEncoder:

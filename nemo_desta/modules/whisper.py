@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nemo_desta.config import PadTo
-from nemo_desta.modules.encoder import check_taps, frame_mask, without_autocast
+from nemo_desta.modules.encoder import check_taps, frame_mask, similar_lengths, without_autocast
 from nemo_desta.modules.log_mel import LogMel
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _FRAMES_PER_SECOND = 50.0
 _MEL_PER_FRAME = 2  # stride of the second convolution
-_GROUP_WASTE = 0.2  # share of padded frames above which a batch is encoded in several parts of similar lengths
 
 
 class _Block(nn.Module):
@@ -171,7 +170,7 @@ class WhisperTaps(nn.Module):
         frames = [-(-length // _MEL_PER_FRAME) for length in lengths]
         device = features_BML.device
         mask_BT = frame_mask(torch.tensor(frames, device=device), max(frames))
-        groups = _similar_lengths(frames)
+        groups = similar_lengths(frames)
         if len(groups) == 1:
             return self._encode_group(features_BML, lengths), mask_BT
         taps_NBTD = features_BML.new_zeros(self.num_taps, len(frames), max(frames), self.dim)
@@ -215,18 +214,3 @@ def featurizer_for(ref: str | Path) -> LogMel:
 
     config = WhisperConfig.from_pretrained(ref)
     return LogMel(config.num_mel_bins, max_frames=config.max_source_positions * _MEL_PER_FRAME)
-
-
-def _similar_lengths(frames: list[int]) -> list[list[int]]:
-    """Split clips into groups of similar lengths, longest first, each with at most ``_GROUP_WASTE`` of padding."""
-    order = sorted(range(len(frames)), key=lambda row: -frames[row])
-    groups: list[list[int]] = []
-    longest = total = 0
-    for row in order:
-        if groups and 1 - (total + frames[row]) / (longest * (len(groups[-1]) + 1)) <= _GROUP_WASTE:
-            groups[-1].append(row)
-            total += frames[row]
-        else:
-            groups.append([row])
-            longest = total = frames[row]
-    return groups

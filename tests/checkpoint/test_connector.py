@@ -17,7 +17,16 @@ def test_a_checkpoint_round_trips_and_keeps_the_references_keys(tmp_path):
     assert read_config(tmp_path / "c") == CARD
     assert torch.equal(load_weights(tmp_path / "c")["perception.connector.layer_weights"], STATE["perception.connector.layer_weights"])
     raw = json.loads((tmp_path / "c" / "config.json").read_text())
-    wanted = {"llm_model_id", "encoder_model_id", "connector_mode", "qformer_num_hidden_layers", "prompt_size", "use_lora", "audio_locator", "placeholder_token"}
+    wanted = {
+        "llm_model_id",
+        "encoder_model_id",
+        "connector_mode",
+        "qformer_num_hidden_layers",
+        "prompt_size",
+        "use_lora",
+        "audio_locator",
+        "placeholder_token",
+    }
     assert wanted | {"llm_config", "encoder_config"} <= set(raw) and raw["model_type"] == "desta25" and raw["architectures"] == ["DeSTA25AudioModel"]
 
 

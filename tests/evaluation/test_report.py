@@ -33,9 +33,18 @@ def run_dir(benchmark, cuts, tmp_path):
     return tmp_path
 
 
+TARGETS = {
+    "asked": 2000,
+    "kept": 1200,
+    "yield_by_kind": {"attribute": {"asked": 2000, "kept": 1200, "yield": 0.6}},
+    "yield_by_attribute": {"gender": {"asked": 10, "kept": 5, "yield": 0.5}},
+    "rejected_by_filter": {"empty": 800},
+}
+
+
 def add_stages(run_dir):
     write_json_atomic(run_dir / "eval" / "retention.json", RETENTION)
-    write_json_atomic(run_dir / "targets" / "manifest.json", {"rows": 1200, "yield_by_kind": {"attribute": 0.6}, "other": 1})
+    write_json_atomic(run_dir / "targets" / "manifest.json", {"targets": TARGETS, "other": 1})
     stages = {"corpus": {"minutes": 3.5, "peak_rss_gib": 1.25}, "train": {"minutes": 16.0, "peak_rss_gib": 4.5}}
     write_json_atomic(run_dir / "stages.json", {"stages": stages})
     with SummaryWriter(str(run_dir / "train" / "run" / "v0")) as writer:
@@ -68,7 +77,8 @@ def test_results_json_has_the_agreed_keys(run_dir):
             assert 0 <= low <= row[condition]["accuracy"] <= high <= 1 and row[condition]["n"] == sum(row["values"].values())
         assert 0 < row["majority"] < 1
     assert results["retention"] == {"identical": True, "prompts": 1, "different": 0}
-    assert results["targets"] == {"rows": 1200, "yield_by_kind": {"attribute": 0.6}}
+    assert results["targets"]["rows"] == 1200 and results["targets"]["asked"] == 2000
+    assert results["targets"]["yield_by_kind"] == {"attribute": 0.6} and results["targets"]["yield_by_attribute"] == {"gender": 0.5}
     assert results["minutes"] == {"corpus": 3.5, "train": 16.0} and results["peak_rss_gib"] == 4.5
     assert results["notes"] == []
 

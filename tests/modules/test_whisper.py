@@ -11,7 +11,8 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from nemo_desta.config import ConnectorConfig, ConnectorInit, PadTo
 from nemo_desta.modules import AudioEncoder, Perception, QFormerConnector, build_encoder, build_featurizer
-from nemo_desta.modules.whisper import WhisperTaps, _similar_lengths
+from nemo_desta.modules.encoder import similar_lengths
+from nemo_desta.modules.whisper import WhisperTaps
 
 LAYERS, DIM, HEADS, POSITIONS = 6, 32, 4, 150
 
@@ -71,12 +72,12 @@ def test_a_clip_does_not_depend_on_its_batch(lengths: list[int]) -> None:
 
 def test_groups_hold_every_clip_once_and_little_padding() -> None:
     frames = [1500, 3, 150, 140, 4, 1400, 150, 10]
-    groups = _similar_lengths(frames)
+    groups = similar_lengths(frames)
     assert sorted(row for group in groups for row in group) == list(range(len(frames)))
     for group in groups:
         longest = max(frames[row] for row in group)
         assert sum(frames[row] for row in group) >= 0.8 * longest * len(group)
-    assert _similar_lengths([5, 5, 5]) == [[0, 1, 2]]
+    assert similar_lengths([5, 5, 5]) == [[0, 1, 2]]
 
 
 def test_frozen_and_deterministic_in_training_mode() -> None:

@@ -8,11 +8,11 @@ command is given again; a finished one is scored and reported anew without askin
 """
 
 import logging
-import sys
 
 from nemo.core.config import hydra_runner
 from omegaconf import DictConfig
 
+from nemo_desta.cli import say_errors
 from nemo_desta.config import typed
 from nemo_desta.evaluation.pipeline import evaluate_run
 
@@ -20,12 +20,8 @@ from nemo_desta.evaluation.pipeline import evaluate_run
 @hydra_runner(config_path="../conf", config_name="desta25_mini")
 def main(cfg: DictConfig) -> None:
     """Entry point."""
-    try:
+    with say_errors("where it stopped"):
         results = evaluate_run(typed(cfg))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on where it stopped")
     log = logging.getLogger("nemo_desta")
     for name, row in results["attributes"].items():
         shares = ", ".join(f"{100 * row[condition]['accuracy']:.1f} % {condition}" for condition in ("with_audio", "shuffled", "no_audio"))

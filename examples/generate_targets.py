@@ -8,11 +8,11 @@ same command is given again; a complete one is skipped. Any key of the configura
 """
 
 import logging
-import sys
 
 from nemo.core.config import hydra_runner
 from omegaconf import DictConfig
 
+from nemo_desta.cli import say_errors
 from nemo_desta.config import typed
 from nemo_desta.generation.runner import generate_targets
 
@@ -20,12 +20,8 @@ from nemo_desta.generation.runner import generate_targets
 @hydra_runner(config_path="../conf", config_name="desta25_mini")
 def main(cfg: DictConfig) -> None:
     """Entry point."""
-    try:
+    with say_errors("where this one stopped"):
         targets = generate_targets(typed(cfg))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on where this one stopped")
     logging.getLogger("nemo_desta").info("targets: %s", targets)
 
 

@@ -7,13 +7,13 @@ CPU, about ten minutes for the lean tier; a second run ends at once:
 """
 
 import logging
-import sys
 from pathlib import Path
 
 from nemo.core.config import hydra_runner
 from omegaconf import DictConfig
 
 from nemo_desta import assets
+from nemo_desta.cli import say_errors
 from nemo_desta.config import typed
 from nemo_desta.corpora.mixture import is_current, prepare_mixture, read_manifest, required_assets, summary_table
 
@@ -23,20 +23,17 @@ logger = logging.getLogger(__name__)
 @hydra_runner(config_path="../conf", config_name="desta25_mini")
 def main(raw: DictConfig) -> None:
     """Entry point."""
-    cfg = typed(raw)
     logging.getLogger("nemo_desta").setLevel(logging.INFO)
-    root = Path(cfg.run_dir) / "corpus"
-    try:
+    with say_errors("where it stopped"):
+        cfg = typed(raw)
+        root = Path(cfg.run_dir) / "corpus"
         obtainable = assets.available(required_assets(cfg.corpus))
         if is_current(cfg.corpus, root, obtainable):
             logger.info("%s is up to date", root)
         else:
             prepare_mixture(cfg.corpus, root, assets.fetch(obtainable))
-    except (ValueError, OSError, assets.AssetError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on where it stopped")
-    logger.info("corpus in %s\n%s", root, summary_table(read_manifest(root) or {}))
+        summary = summary_table(read_manifest(root) or {})
+    logger.info("corpus in %s\n%s", root, summary)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,16 @@
     python examples/train_desta.py --config-name=desta25_mini             # two CPU cores; after prepare_corpus.py and generate_targets.py
     python examples/train_desta.py --config-name=desta25 trainer.devices=8 trainer.strategy=ddp
 
-A killed run goes on from its last checkpoint when the same command is given again. Any key of the configuration can follow as key=value.
+Ctrl-C (or SIGTERM) saves a checkpoint at the end of the step, a second one ends at once. A stopped or killed run goes on from its last checkpoint when the
+same command is given again. Any key of the configuration can follow as key=value.
 """
 
 import logging
-import sys
 
 from nemo.core.config import hydra_runner
 from omegaconf import DictConfig
 
+from nemo_desta.cli import say_errors
 from nemo_desta.config import typed
 from nemo_desta.models.training import train
 
@@ -19,12 +20,8 @@ from nemo_desta.models.training import train
 @hydra_runner(config_path="../conf", config_name="desta25_mini")
 def main(cfg: DictConfig) -> None:
     """Entry point."""
-    try:
+    with say_errors("from the last checkpoint"):
         checkpoint = train(typed(cfg))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on from the last checkpoint")
     logging.getLogger("nemo_desta").info("checkpoint: %s", checkpoint)
 
 

@@ -64,7 +64,6 @@ class ModelConfig:
 
     llm: str = MISSING  # backbone LLM (hf://, asset:// or directory)
     encoder: str = MISSING  # audio encoder (hf://, asset:// or directory)
-    audio_locator: str = "<|AUDIO|>"  # what a message writes where a clip goes
     placeholder_token: str = "<|reserved_special_token_87|>"  # a token of the LLM's vocabulary that no text uses
     pad_to: PadTo = PadTo.longest  # encoder input: longest | thirty_seconds (the reference)
     llm_precision: Precision = Precision.auto  # of the frozen backbone: auto | bf16 | fp32
@@ -94,6 +93,7 @@ class CorpusConfig:
     num_jobs: int = 2  # processes
     max_bad_fraction: float = 0.05  # of a source; more undecodable clips than this is an error
     seed: int = 0  # of splits and rendered clips
+    transcribe: str | None = None  # a Whisper model (asset://, hf:// or directory) that writes the words of speech without any; null = leave them open
 
 
 @dataclass

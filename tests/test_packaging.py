@@ -20,7 +20,14 @@ import nemo_desta
 
 ROOT = Path(__file__).resolve().parent.parent
 # A layer may import itself and what stands before it.
-LAYERS = (("assets", "config", "provenance"), ("corpora", "seed"), ("checkpoint",), ("modules", "backbones", "data"), ("models",), ("generation", "evaluation"))
+LAYERS = (
+    ("assets", "cli", "config", "provenance"),
+    ("corpora", "seed"),
+    ("checkpoint",),
+    ("modules", "backbones", "data"),
+    ("models",),
+    ("generation", "evaluation"),
+)
 
 
 @pytest.fixture(scope="module")

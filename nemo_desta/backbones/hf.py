@@ -1,4 +1,4 @@
-"""Any Hugging Face causal LM as a backbone.
+"""A Hugging Face causal LM as a backbone: one with full causal attention and plain logits (Llama, Qwen2, Qwen3, ...).
 
 Shape legend: B batch, T tokens, L labelled tokens, H hidden size, V vocabulary.
 """
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from nemo_desta.backbones import packed_attention
+from nemo_desta.backbones.supported import check_config, check_supported
 from nemo_desta.config import LoraConfig, Precision
 from nemo_desta.data.conversation import IGNORE
 from nemo_desta.data.packing import TokenPack
@@ -41,10 +42,14 @@ class HFBackbone(nn.Module):
     Args:
         llm: the model; its parameters are frozen and it stays in eval mode.
         lora: low-rank adapters to add (needs the `peft` package).
+
+    Raises:
+        ValueError: the model has maths that the packed loss does not implement (sliding windows, scaled or capped logits, attention sinks).
     """
 
     def __init__(self, llm: PreTrainedModel, lora: LoraConfig | None = None) -> None:
         super().__init__()
+        check_supported(llm)
         llm.requires_grad_(False)
         self.hidden_size: int = llm.config.hidden_size
         self.has_lora = bool(lora and lora.enabled)
@@ -58,7 +63,9 @@ class HFBackbone(nn.Module):
 
         Raises:
             OSError: it is not there; transformers' message names it.
+            ValueError: it is of an unsupported kind.
         """
+        check_config(AutoConfig.from_pretrained(str(path)))
         llm = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype, attn_implementation="sdpa")
         return cls(llm, lora)
 
@@ -66,6 +73,7 @@ class HFBackbone(nn.Module):
     def from_config(cls, config: Any, *, dtype: torch.dtype = torch.float32, lora: LoraConfig | None = None) -> "HFBackbone":
         """Random weights: for tests and for meta tensors. ``config`` is a transformers config, a directory or an id."""
         loaded = AutoConfig.from_pretrained(str(config)) if isinstance(config, str | Path) else config
+        check_config(loaded)
         return cls(AutoModelForCausalLM.from_config(loaded, dtype=dtype, attn_implementation="sdpa"), lora)
 
     def train(self, mode: bool = True) -> "HFBackbone":

@@ -2,8 +2,8 @@
 
 Shape legend: B batch, N heads, T tokens, K head size.
 
-With ``cu_seqlens`` (training) rows are attended one by one with causal SDPA: no T x T mask exists and no row sees another. Without it (generation) the
-call is transformers' own SDPA. On CUDA with flash-attention the same borders go to its varlen kernel instead, see `HFBackbone`.
+With ``row_lengths`` (training; `HFBackbone` passes them through the model's forward) the rows of a pack are attended one by one with causal SDPA: no T x T
+mask exists and no row sees another. Without them (generation) the call is transformers' own SDPA with its mask.
 """
 
 from typing import Any

@@ -6,9 +6,11 @@ code reads ours and we read ``DeSTA-ntu/DeSTA2.5-Audio-Llama-3.1-8B``. The backb
 
 import json
 import logging
+import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from torch import Tensor, nn
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-TRAINING_STATE = "training_state"
+TRAINING_STATE, STATE_FILE = "training_state", "state.pt"
+PARTIAL, DAMAGED = ".part", ".damaged"  # suffixes of a folder that is being written, and of one that was found unreadable
 UNFINISHED = "-unfinished"  # suffix of the marker that NeMo's checkpoint callback sets while it saves or removes
 CONNECTOR_PREFIX = "perception.connector."
 LORA_PREFIX = "llm_model."  # the reference's attribute name of the backbone
@@ -101,14 +104,49 @@ def trainable_names(model: nn.Module) -> dict[str, tuple[str, Tensor]]:
 
 
 def save_checkpoint(folder: Path, config: CheckpointConfig, state: Mapping[str, Tensor]) -> None:
-    """Write ``config.json`` and ``model.safetensors`` (fp32) as one atomic step: the folder appears whole or not at all."""
-    partial = folder.with_name(folder.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write_model(partial, config, state)
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
+    """Write ``config.json`` and ``model.safetensors`` (fp32) as one atomic step: the folder appears whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; nothing is left of it.
+    """
+    with written_whole(folder) as partial:
+        write_model(partial, config, state)
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of ``folder`` when the block ends well, after its content has reached the disk.
+
+    Raises:
+        OSError: the disk is full or not writable. The temporary folder is removed; an older ``folder`` stays as it was.
+    """
+    partial = folder.with_name(folder.name + PARTIAL)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        for path in (*partial.rglob("*"), partial):
+            _sync(path)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+        _sync(folder.parent)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save and safetensors have their own words for a full disk
+        reason = " ".join(str(error).split())
+        number = error.errno if isinstance(error, OSError) else None
+        sentence = f"cannot write the checkpoint {folder} ({reason}): make room or choose a writable run_dir, then start the same command again"
+        raise OSError(number, sentence) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Have a file's or a folder's content on the disk before it gets its name: after a power cut a name must not stand for half a file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_model(folder: Path, config: CheckpointConfig, state: Mapping[str, Tensor]) -> None:
@@ -142,18 +180,25 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
         raise ValueError(f"cannot read the weights {path}: {error}") from error
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether a folder is a whole checkpoint that no one is writing or removing."""
+def is_complete(folder: Path, *, resumable: bool = False) -> bool:
+    """Whether a folder is a whole checkpoint that no one is writing or removing.
+
+    Args:
+        folder: of the checkpoint.
+        resumable: it must also hold the training state, without which a run cannot go on from it.
+    """
     marker = folder.parent / (folder.name.removesuffix(".ckpt") + UNFINISHED)
-    return (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file() and not marker.exists() and not folder.name.endswith(".part")
+    needed = [folder / CONFIG_FILE, folder / WEIGHTS_FILE, *([folder / TRAINING_STATE / STATE_FILE] if resumable else [])]
+    return all(path.is_file() for path in needed) and not marker.exists() and not folder.name.endswith((PARTIAL, DAMAGED))
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
+def latest_checkpoint(folder: Path, *, resumable: bool = False) -> Path | None:
     """The complete checkpoint with the highest step below ``folder`` (or below its ``checkpoints/``); None where there is none."""
-    found = [p.parent for p in folder.rglob(CONFIG_FILE) if is_complete(p.parent) and _step(p.parent) is not None]
-    return max(found, key=lambda p: (_step(p) or 0, p.name), default=None)
+    found = [p.parent for p in folder.rglob(CONFIG_FILE) if is_complete(p.parent, resumable=resumable) and step_of(p.parent) is not None]
+    return max(found, key=lambda p: (step_of(p) or 0, p.name), default=None)
 
 
-def _step(folder: Path) -> int | None:
+def step_of(folder: Path) -> int | None:
+    """The optimiser step in a checkpoint's name (``step=40.ckpt``); None where it has none."""
     match = re.search(r"step=(\d+)", folder.name)
     return int(match.group(1)) if match else None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lhotse import CutSet, MonoCut
 
     from nemo_desta.config import CorpusConfig
+    from nemo_desta.seed.transcribe import Transcriber
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,9 @@ def read_manifest(corpus_root: str | Path) -> dict[str, Any] | None:
         return None
 
 
-def prepare_mixture(cfg: "CorpusConfig", corpus_root: str | Path, asset_dirs: Mapping[str, Path]) -> tuple["CutSet", "CutSet"]:
+def prepare_mixture(
+    cfg: "CorpusConfig", corpus_root: str | Path, asset_dirs: Mapping[str, Path], transcriber: "Transcriber | None" = None
+) -> tuple["CutSet", "CutSet"]:
     """Build every corpus of a configuration and write the joint manifests.
 
     Below ``corpus_root`` it writes a folder per corpus, ``cuts_train.jsonl.gz``, ``cuts_test.jsonl.gz``, ``ATTRIBUTION.md``, the packages'
@@ -125,6 +128,7 @@ def prepare_mixture(cfg: "CorpusConfig", corpus_root: str | Path, asset_dirs: Ma
         cfg: The configuration.
         corpus_root: Where to write.
         asset_dirs: Directories of the assets that could be fetched. A corpus with a missing asset is left out, with a line in the log.
+        transcriber: The one that ``cfg.transcribe`` names; it gives speech without words its text.
 
     Returns:
         Training cuts and test cuts, in the order of the sources.
@@ -135,6 +139,10 @@ def prepare_mixture(cfg: "CorpusConfig", corpus_root: str | Path, asset_dirs: Ma
     """
     from lhotse import CutSet
 
+    from nemo_desta.seed.transcribe import transcribe
+
+    if (cfg.transcribe is None) != (transcriber is None):
+        raise ValueError(f"corpus.transcribe={cfg.transcribe} and the transcriber given ({type(transcriber).__name__}) do not go together: give both or none")
     root = Path(corpus_root)
     root.mkdir(parents=True, exist_ok=True)
     by_split: dict[str, list[MonoCut]] = {split: [] for split in SPLITS}
@@ -153,6 +161,8 @@ def prepare_mixture(cfg: "CorpusConfig", corpus_root: str | Path, asset_dirs: Ma
     if not by_split["train"]:
         raise ValueError(f"no corpus of the configuration gave a training clip; left out: {left_out or 'none'}")
     check_disjoint((cut.custom["group"], split) for split, cuts in by_split.items() for cut in cuts)
+    if cfg.transcribe is not None and transcriber is not None:
+        by_split = {split: transcribe(cuts, transcriber, source=Path(cfg.transcribe).name) for split, cuts in by_split.items()}
     for split, cuts in by_split.items():
         write_cuts(root / f"cuts_{split}.jsonl.gz", cuts)
     _write_credits(root, done, by_split, asset_dirs)
@@ -172,7 +182,8 @@ def _prepare_source(source: Source, cfg: "CorpusConfig", root: Path, asset_dirs:
 def _fingerprint(cfg: "CorpusConfig", root: Path) -> str:
     """Of everything that decides what the mixture holds, and of its place (cuts hold absolute paths)."""
     sources = [(s.recipe.name, BuildSettings.from_config(cfg, variant=s.variant).fingerprint()) for s in sources_of(cfg)]
-    return hashlib.sha256(json.dumps([str(root.resolve()), sources]).encode()).hexdigest()[:16]
+    transcripts = [cfg.transcribe] if cfg.transcribe else []
+    return hashlib.sha256(json.dumps([str(root.resolve()), sources, *transcripts]).encode()).hexdigest()[:16]
 
 
 def _counts(cuts: Iterable["MonoCut"]) -> dict[str, Any]:

@@ -6,13 +6,13 @@ Target generation, training, evaluation, export and serving call this module; th
 
 The ids equal the reference's (facts in ``docs/model.md``) but for the named differences below:
 
-* `TAGS_ONCE`: the reference wraps every locator in tags at inference, doubling those the caller wrote, and none in training;
+* Tags once: the reference wraps every locator in tags at inference, doubling those the caller wrote, and none in training;
   here a locator has its tags exactly once, always.
-* `TRANSCRIPT_IDS_IN_PLACE`: the reference puts placeholders where the transcript goes and overwrites their embeddings; here the transcript's
+* Transcript ids in place: the reference puts placeholders where the transcript goes and overwrites their embeddings; here the transcript's
   own ids stand there, whose embeddings are the same. `Rendered.placeholder_ids` gives the reference's form.
-* `RESPONSE_APART`: the reference tokenises context and response together and finds the first label by the length of the context alone, which is
+* Response apart: the reference tokenises context and response together and finds the first label by the length of the context alone, which is
   off where a token crosses the border; here the response is tokenised apart.
-* `ONE_BOS`: the reference's text-only branch adds a second BOS; here the chat template's own is the only one.
+* One BOS: the reference's text-only branch adds a second BOS; here the chat template's own is the only one.
 
 Clips share one locator syntax in every role; the n-th locator of a conversation takes the n-th clip.
 """
@@ -25,13 +25,9 @@ from typing import Any, Protocol, cast
 
 from nemo_desta.data.supervision import Message
 
-TAGS_ONCE = True
-TRANSCRIPT_IDS_IN_PLACE = True
-RESPONSE_APART = True
-ONE_BOS = True
-
 AUDIO_LOCATOR = "<|AUDIO|>"
 START_AUDIO, END_AUDIO = "<start_audio>", "<end_audio>"
+_TAGGED_OR_BARE = re.compile(f"(?:{re.escape(START_AUDIO)})?{re.escape(AUDIO_LOCATOR)}(?:{re.escape(END_AUDIO)})?")
 NO_TRANSCRIPT = " "  # what the reference writes for a clip without speech
 IGNORE = -100  # label of positions without loss
 TEMPLATE_DATE = "26 Jul 2024"  # Llama-3.1's template prints a date; pinned to the one its targets were written under
@@ -59,7 +55,6 @@ class AudioLayout:
 
     placeholder_token: str  # a token that no text uses; stands for a query slot
     num_queries: int = 64
-    audio_locator: str = AUDIO_LOCATOR
     max_transcript_tokens: int | None = 100  # the reference cuts transcripts in training only; None = no cut
 
 
@@ -95,15 +90,14 @@ class Rendered:
         return next((i for i, label in enumerate(self.labels) if label != IGNORE), len(self.labels))
 
 
-def count_locators(messages: Sequence[Message], locator: str = AUDIO_LOCATOR) -> int:
+def count_locators(messages: Sequence[Message]) -> int:
     """Number of clips that the messages ask for."""
-    return sum(m["content"].count(locator) for m in messages)
+    return sum(m["content"].count(AUDIO_LOCATOR) for m in messages)
 
 
-def _tag_locators(content: str, locator: str) -> str:
-    """Give every locator its tags exactly once (TAGS_ONCE)."""
-    bare = re.compile(f"(?:{re.escape(START_AUDIO)})?{re.escape(locator)}(?:{re.escape(END_AUDIO)})?")
-    return bare.sub(lambda _: START_AUDIO + locator + END_AUDIO, content)
+def _tag_locators(content: str) -> str:
+    """Give every locator its tags exactly once."""
+    return _TAGGED_OR_BARE.sub(START_AUDIO + AUDIO_LOCATOR + END_AUDIO, content)
 
 
 def _chat_text(messages: Sequence[Message], tokenizer: Tokenizer, *, add_generation_prompt: bool = True) -> str:
@@ -114,7 +108,7 @@ def _chat_text(messages: Sequence[Message], tokenizer: Tokenizer, *, add_generat
     return text
 
 
-def render_text(messages: Sequence[Message], tokenizer: Tokenizer, seeds: Sequence[str] = (), *, locator: str = AUDIO_LOCATOR) -> str:
+def render_text(messages: Sequence[Message], tokenizer: Tokenizer, seeds: Sequence[str] = ()) -> str:
     """The prompt that the backbone answers when it writes targets: each locator becomes a seed description between the audio tags.
 
     Args:
@@ -124,11 +118,11 @@ def render_text(messages: Sequence[Message], tokenizer: Tokenizer, seeds: Sequen
     Raises:
         ValueError: the numbers of locators and seeds differ.
     """
-    _check_count(messages, len(seeds), locator)
+    _check_count(messages, len(seeds))
     remaining = iter(seeds)
 
     def fill(content: str) -> str:
-        pieces = _tag_locators(content, locator).split(locator)
+        pieces = _tag_locators(content).split(AUDIO_LOCATOR)
         return pieces[0] + "".join(next(remaining) + piece for piece in pieces[1:])
 
     return _chat_text([{**m, "content": fill(m["content"])} for m in messages], tokenizer)
@@ -140,20 +134,20 @@ def render(
     """Messages (and, for training, the response) to ids, spans and labels.
 
     Args:
-        messages: turns with ``role`` and ``content``; every `layout.audio_locator` in a content takes one clip.
+        messages: turns with ``role`` and ``content``; every `AUDIO_LOCATOR` in a content takes one clip.
         transcripts: the transcript shown for each clip, in order; None or blank becomes `NO_TRANSCRIPT`.
         response: the target; None renders the prompt of generation, without labels.
 
     Raises:
         ValueError: numbers of locators and transcripts differ, or a content holds the placeholder token.
     """
-    _check_count(messages, len(transcripts), layout.audio_locator)
+    _check_count(messages, len(transcripts))
     placeholder_id = _placeholder_id(cast(Any, tokenizer), layout.placeholder_token)
     tagged = []
     for m in messages:
         if layout.placeholder_token in m["content"]:
             raise ValueError(f"the placeholder token {layout.placeholder_token!r} stands in a message: remove it from {m['content'][:80]!r}")
-        content = _tag_locators(m["content"], layout.audio_locator).replace(layout.audio_locator, layout.placeholder_token)
+        content = _tag_locators(m["content"]).replace(AUDIO_LOCATOR, layout.placeholder_token)
         tagged.append({**m, "content": content})
     context = _encode(tokenizer, _chat_text(tagged, tokenizer))
     shown = [_transcript_ids(tokenizer, text, layout.max_transcript_tokens) for text in transcripts]
@@ -211,7 +205,7 @@ def _placeholder_id(tokenizer: Any, token: str) -> int:
     return ids[0]
 
 
-def _check_count(messages: Sequence[Message], clips: int, locator: str) -> None:
-    wanted = count_locators(messages, locator)
+def _check_count(messages: Sequence[Message], clips: int) -> None:
+    wanted = count_locators(messages)
     if wanted != clips:
-        raise ValueError(f"the messages have {wanted} {locator} locators, but {clips} clips were given: write one locator for each clip")
+        raise ValueError(f"the messages have {wanted} {AUDIO_LOCATOR} locators, but {clips} clips were given: write one locator for each clip")

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 SAMPLING_RATE = 16_000
 MIN_SECONDS = 0.1
+MAX_SECONDS = 30.0  # the window of the encoders
+ROUNDING_SECONDS = 0.01  # a resampler's rounding, which the encoders cut off
 WORDS = frozenset({"transcript", "translation_en"})  # attributes that nobody can tell without the transcript in a small model: it is never dropped for them
 SILENCE = 1.0e-5  # peak amplitude below which a clip holds nothing
 
@@ -68,12 +70,42 @@ class StepBatch:
     audio_seconds: float = 0.0
 
 
+def check_length(seconds: float) -> None:
+    """Refuse what does not fit into the encoders' window.
+
+    Raises:
+        ValueError: longer than `MAX_SECONDS`.
+    """
+    if seconds >= MAX_SECONDS + ROUNDING_SECONDS:
+        raise ValueError(f"too long: {seconds:.2f} s, cut it into windows of at most {MAX_SECONDS:.0f} s (lhotse: cut_into_windows)")
+
+
+def check_samples(samples_T: Tensor) -> Tensor:
+    """Samples that hold something to hear, as float32.
+
+    Args:
+        samples_T: mono floating-point samples in [-1, 1] at 16 kHz.
+
+    Raises:
+        ValueError: too long, too short, not finite or silent; the message says which.
+    """
+    check_length(samples_T.numel() / SAMPLING_RATE)
+    if samples_T.numel() < MIN_SECONDS * SAMPLING_RATE:
+        raise ValueError(f"too short: {samples_T.numel() / SAMPLING_RATE:.3f} s")
+    if not bool(samples_T.isfinite().all()):
+        raise ValueError("holds samples that are not finite")
+    if float(samples_T.abs().max()) < SILENCE:
+        raise ValueError("silent")
+    return samples_T.float()
+
+
 def load_samples(cut: DataCut) -> Tensor:
     """Mono float32 samples at 16 kHz.
 
     Raises:
-        ValueError: the clip is missing, cannot be decoded, is too short or silent; the message says which.
+        ValueError: the clip is missing, cannot be decoded, is too long, too short or silent; the message says which.
     """
+    check_length(cut.duration)  # before an hour of sound is decoded
     try:
         resampled = cut if cut.sampling_rate == SAMPLING_RATE else cut.resample(SAMPLING_RATE)
         samples = resampled.load_audio()
@@ -81,13 +113,7 @@ def load_samples(cut: DataCut) -> Tensor:
         raise ValueError(f"undecodable: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
     assert samples is not None
     mono = np.ascontiguousarray(samples.mean(axis=0), dtype=np.float32)
-    if mono.size < MIN_SECONDS * SAMPLING_RATE:
-        raise ValueError(f"too short: {mono.size / SAMPLING_RATE:.3f} s")
-    if not np.isfinite(mono).all():
-        raise ValueError("holds samples that are not finite")
-    if np.abs(mono).max() < SILENCE:
-        raise ValueError("silent")
-    return torch.from_numpy(mono)
+    return check_samples(torch.from_numpy(mono))
 
 
 class DestaDataset(Dataset[StepBatch]):
@@ -128,12 +154,12 @@ class DestaDataset(Dataset[StepBatch]):
                 skipped += [(row.id, str(error)) for row in self_generated(cut)]
                 continue
             for row in self_generated(cut):
-                rendered = self._render(cut, row)
-                if len(rendered.input_ids) > self.max_tokens:
-                    skipped.append((row.id, f"too long: {len(rendered.input_ids)} tokens, data.max_tokens={self.max_tokens}"))
-                    continue
-                rows.append((row.id, rendered, clip))
-                seconds += cut.duration
+                try:
+                    rows.append((row.id, self._render(cut, row), clip))
+                except ValueError as error:
+                    skipped.append((row.id, str(error)))
+                else:
+                    seconds += cut.duration
         groups = split_by_tokens([len(rendered.input_ids) for _, rendered, _ in rows], self.micro_batch_tokens)
         micro_batches = [self._pack([rows[i][1:] for i in group]) for group in groups]
         return StepBatch(micro_batches, [row_id for row_id, _, _ in rows], skipped, seconds)
@@ -144,11 +170,17 @@ class DestaDataset(Dataset[StepBatch]):
         return Clip(key, taps_NTD=taps) if taps is not None else Clip(key, samples_T=load_samples(cut))
 
     def _render(self, cut: DataCut, row: SupervisionSegment) -> Rendered:
+        """One row as tokens; ValueError where it cannot be used: no messages, another number of clips than one, the placeholder in a text, too long."""
         assert row.custom is not None
+        if not row.custom.get("messages"):
+            raise ValueError("the row has no messages")
         asks_for_words = row.custom.get("attribute") in WORDS
         dropped = not asks_for_words and self._drops_transcript(row.id, (cut.custom or {}).get("epoch", 0))
         text = None if dropped else source_supervision(cut).text
-        return render(row.custom["messages"], self.tokenizer, self.layout, transcripts=[text], response=(row.text or "").strip())
+        rendered = render(row.custom["messages"], self.tokenizer, self.layout, transcripts=[text], response=(row.text or "").strip())
+        if len(rendered.input_ids) > self.max_tokens:
+            raise ValueError(f"too long: {len(rendered.input_ids)} tokens, data.max_tokens={self.max_tokens}")
+        return rendered
 
     def _drops_transcript(self, row_id: str, epoch: int) -> bool:
         if self.transcript_drop_prob <= 0:
@@ -168,7 +200,13 @@ class DestaDataset(Dataset[StepBatch]):
 
 
 def training_units(cuts: CutSet, rows_per_clip: int = 1) -> CutSet:
-    """Cuts with their rows in groups of at most ``rows_per_clip``: what the sampler shuffles. Cuts without rows are left out."""
+    """Cuts with their rows in groups of at most ``rows_per_clip``: what the sampler shuffles. Cuts without rows are left out.
+
+    Raises:
+        ValueError: ``rows_per_clip`` below 1.
+    """
+    if rows_per_clip < 1:
+        raise ValueError(f"data.rows_per_clip={rows_per_clip}: it must be at least 1")
     return CutSet.from_cuts(unit for cut in cuts for unit in _units(cut, rows_per_clip))
 
 

@@ -4,6 +4,7 @@ Every process walks the same Lhotse sampler over *global* batches and takes its 
 number of processes. To resume, the sampler is replayed without reading any audio (about 10,000 cuts a second): right for sets that fit in memory.
 """
 
+import logging
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from lhotse.cut import Cut
 from lhotse.dataset import DynamicBucketingSampler, DynamicCutSampler
 from lhotse.dataset.sampling.base import SamplingConstraint
 from torch.utils.data import Sampler
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -51,20 +54,25 @@ class RowConstraint(SamplingConstraint):
         self.max_rows = state_dict["max_rows"]
 
 
+def buckets_that_fill(num_buckets: int, *, cuts: int, rows: int, batch_rows: int) -> int:
+    """Duration buckets of a set: as many as are asked for, but each with two global batches on average, so that a small set still fills a batch."""
+    return max(1, min(num_buckets, cuts, rows // (2 * batch_rows)))
+
+
 class StepSampler(Sampler[CutSet]):
     """Stream of the cuts of this rank's part of every global batch.
 
     Args:
         cuts: training units; each has a source supervision and at least one row.
         batch_rows: rows of a global batch.
-        num_buckets: duration buckets; 1 = none.
+        num_buckets: duration buckets; 1 = none. A small set gets fewer (`buckets_that_fill`).
         seed: of the order.
         rank, world_size: data-parallel position.
         start_step: number of global batches already consumed by the run.
         num_steps: global batches of the whole run; None = without end.
 
     Raises:
-        ValueError: fewer rows than one global batch holds.
+        ValueError: fewer rows than one global batch holds, or a batch of no rows.
     """
 
     def __init__(
@@ -80,10 +88,16 @@ class StepSampler(Sampler[CutSet]):
         num_steps: int | None = None,
     ) -> None:
         super().__init__()
-        rows = sum(len(c.supervisions) - 1 for c in cuts)
+        if batch_rows < 1:
+            raise ValueError(f"data.batch_rows={batch_rows}: it must be at least 1")
+        rows_of = [len(c.supervisions) - 1 for c in cuts]
+        rows = sum(rows_of)
         if rows < batch_rows:
             raise ValueError(f"the training set has {rows} rows, fewer than data.batch_rows={batch_rows}: write more targets or lower data.batch_rows")
-        self.cuts, self.batch_rows, self.num_buckets, self.seed = cuts, batch_rows, num_buckets, seed
+        buckets = buckets_that_fill(num_buckets, cuts=len(rows_of), rows=rows, batch_rows=batch_rows)
+        if buckets < num_buckets:
+            logger.info("%d rows fill %d of data.num_buckets=%d duration buckets at data.batch_rows=%d", rows, buckets, num_buckets, batch_rows)
+        self.cuts, self.batch_rows, self.num_buckets, self.seed = cuts, batch_rows, buckets, seed
         self.rank, self.world_size, self.start_step, self.num_steps = rank, world_size, start_step, num_steps
 
     def _epoch(self, epoch: int) -> Iterator[CutSet]:

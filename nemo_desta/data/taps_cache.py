@@ -4,6 +4,7 @@ One safetensors file a clip (bf16, real frames only), named by a fingerprint of 
 full, it takes no more and the rest is computed in every step. Writes are atomic, so several processes may share a cache.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -37,6 +38,20 @@ def _stat(path: object) -> tuple[str, ...]:
     return (str(stat.st_size), str(stat.st_mtime_ns))
 
 
+def _size(file: Path) -> int:
+    """Bytes of a file; 0 where another process has just removed it or it may not be looked at."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
+def _remove(file: Path) -> None:
+    """Remove a file where that is possible; on a read-only mount it stays, and costs nothing but another attempt to read it."""
+    with contextlib.suppress(OSError):
+        file.unlink(missing_ok=True)
+
+
 class TapsCache:
     """A bounded folder of taps.
 
@@ -53,7 +68,7 @@ class TapsCache:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             self._stop(f"cannot be made ({error})")
-        self.bytes = sum(f.stat().st_size for f in folder.rglob("*.safetensors")) if folder.is_dir() else 0
+        self.bytes = sum(_size(file) for file in folder.rglob("*.safetensors")) if folder.is_dir() else 0
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
@@ -61,31 +76,30 @@ class TapsCache:
     def get(self, key: str) -> Tensor | None:
         """Taps [N, T, D] of a clip, or None where they are not there (a damaged file is removed and counts as absent)."""
         path = self._path(key)
-        if not path.is_file():
-            return None
         try:
             return load_file(path)["taps_NTD"]
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         except (SafetensorError, KeyError, OSError) as error:
             logger.warning("removing the damaged taps of a clip, %s (%s); they will be computed again", path.name, error)
-            path.unlink(missing_ok=True)
+            _remove(path)
             return None
 
     def put(self, key: str, taps_NTD: Tensor) -> None:
         """Store the taps of a clip unless the cache is full. A full or read-only disk ends the caching with one warning, never the run."""
-        size = taps_NTD.numel() * CACHE_DTYPE.itemsize
-        if self.full or self._path(key).exists():
+        size, path = taps_NTD.numel() * CACHE_DTYPE.itemsize, self._path(key)
+        if self.full or os.path.exists(path):  # unlike Path.exists, False where the folder may not be looked into
             return
         if self.bytes + size > self.max_bytes:
             self._stop(f"holds {self.bytes / 2**30:.2f} GiB and data.taps_cache_gib allows {self.max_bytes / 2**30:.2f}")
             return
-        path = self._path(key)
         partial = path.with_suffix(f".{os.getpid()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({"taps_NTD": taps_NTD.to(CACHE_DTYPE).contiguous()}, partial)
             partial.replace(path)
         except (OSError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
+            _remove(partial)
             self._stop(f"cannot be written ({error})")
             return
         self.bytes += size

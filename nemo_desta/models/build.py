@@ -6,19 +6,21 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from nemo_desta import __version__
 from nemo_desta.assets import resolve_model
 from nemo_desta.backbones.hf import HFBackbone, resolve_dtype
 from nemo_desta.checkpoint import CheckpointConfig
-from nemo_desta.config import ConnectorConfig, LoraConfig, ModelConfig, PadTo
-from nemo_desta.data.conversation import AudioLayout, Tokenizer
-from nemo_desta.modules.encoder import build_encoder
+from nemo_desta.config import ConnectorConfig, ConnectorInit, LoraConfig, ModelConfig, PadTo, Precision
+from nemo_desta.data.conversation import AUDIO_LOCATOR, AudioLayout, Tokenizer
+from nemo_desta.modules.encoder import build_encoder, is_nemo_model, resolve_encoder
 from nemo_desta.modules.perception import Perception
 
 logger = logging.getLogger(__name__)
 
+_NAMES = {torch.float32: Precision.fp32, torch.bfloat16: Precision.bf16}
 Parts = tuple[Perception, HFBackbone, Tokenizer, AudioLayout, CheckpointConfig]
 
 
@@ -38,7 +40,7 @@ def parts(cfg: ModelConfig, *, max_transcript_tokens: int | None) -> Parts:
 
 def layout_of(cfg: ModelConfig, max_transcript_tokens: int | None) -> AudioLayout:
     """How audio stands in a sequence of this model."""
-    return AudioLayout(cfg.placeholder_token, cfg.connector.num_queries, cfg.audio_locator, max_transcript_tokens)
+    return AudioLayout(cfg.placeholder_token, cfg.connector.num_queries, max_transcript_tokens)
 
 
 def load_tokenizer(llm: str) -> Tokenizer:
@@ -60,7 +62,11 @@ def checkpoint_config(cfg: ModelConfig, *, taps: list[int], max_transcript_token
         "taps": taps,
         "ffn_size": cfg.connector.ffn_size,
         "dropout": cfg.connector.dropout,
+        "init": cfg.connector.init.value,
         "pad_to": cfg.pad_to.value,
+        "llm_precision": cfg.llm_precision.value,
+        # The resolved format, not the word `auto`: on another machine the connector must hear what it heard in training.
+        "encoder_precision": _NAMES[resolve_dtype(cfg.encoder_precision)].value,
         "max_transcript_tokens": max_transcript_tokens,
         "lora": {k: v if not isinstance(v, list) else list(v) for k, v in asdict(_plain(cfg.lora)).items()},
         "llm": cfg.llm,
@@ -72,7 +78,6 @@ def checkpoint_config(cfg: ModelConfig, *, taps: list[int], max_transcript_token
         qformer_num_hidden_layers=cfg.connector.num_layers,
         prompt_size=cfg.connector.num_queries,
         use_lora=cfg.lora.enabled,
-        audio_locator=cfg.audio_locator,
         placeholder_token=cfg.placeholder_token,
         llm_config=_model_json(cfg.llm),
         encoder_config=_model_json(cfg.encoder),
@@ -84,11 +89,13 @@ def model_config(card: CheckpointConfig, overrides: Mapping[str, Any]) -> tuple[
     """The configuration that a checkpoint was made with, and its transcript limit. Published checkpoints get the reference's values.
 
     Raises:
-        ValueError: an override is no field of `ModelConfig`.
+        ValueError: an override is no field of `ModelConfig`, or the checkpoint's messages mark clips otherwise than ours.
     """
     unknown = set(overrides) - set(ModelConfig.__dataclass_fields__)
     if unknown:
         raise ValueError(f"unknown overrides {sorted(unknown)}: fields are {sorted(ModelConfig.__dataclass_fields__)}")
+    if card.audio_locator != AUDIO_LOCATOR:
+        raise ValueError(f"the checkpoint has audio_locator={card.audio_locator!r}, this library marks clips by {AUDIO_LOCATOR!r}: change it in config.json")
     own = card.nemo_desta
     lora = LoraConfig(**own["lora"]) if "lora" in own else LoraConfig(enabled=card.use_lora)
     connector = ConnectorConfig(
@@ -97,13 +104,15 @@ def model_config(card: CheckpointConfig, overrides: Mapping[str, Any]) -> tuple[
         ffn_size=own.get("ffn_size", 3072),
         dropout=own.get("dropout", 0.1),
         taps=own.get("taps"),
+        init=ConnectorInit(own.get("init", ConnectorInit.reference.value)),
     )
     cfg = ModelConfig(
         llm=own.get("llm", f"hf://{card.llm_model_id}"),
         encoder=own.get("encoder", f"hf://{card.encoder_model_id}"),
-        audio_locator=card.audio_locator,
         placeholder_token=card.placeholder_token,
         pad_to=PadTo(own.get("pad_to", PadTo.thirty_seconds.value)),
+        llm_precision=Precision(own.get("llm_precision", Precision.auto.value)),
+        encoder_precision=Precision(own.get("encoder_precision", Precision.fp32.value)),
         connector=connector,
         lora=lora,
     )
@@ -138,8 +147,9 @@ def _hub_id(ref: str) -> str:
 
 
 def _model_json(ref: str) -> dict[str, Any]:
-    config = AutoConfig.from_pretrained(str(resolve_model(ref))) if not ref.endswith(".nemo") else None
-    return config.to_diff_dict() if config is not None else {}
+    """The model's own configuration as its writer shipped it; empty for a NeMo model, whose configuration lies inside its archive."""
+    location = resolve_encoder(ref)
+    return {} if is_nemo_model(location) else AutoConfig.from_pretrained(str(location)).to_diff_dict()
 
 
 def _plain(lora: LoraConfig) -> LoraConfig:

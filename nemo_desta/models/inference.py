@@ -11,7 +11,7 @@ gets a single space. A conversation without clips gets the plain LLM's answer.
 Shape legend: B conversations, T tokens, C clips, Q query slots, H LLM width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,14 +26,12 @@ from lhotse.cut.data import DataCut
 from torch import Tensor
 
 from nemo_desta.data.conversation import Rendered, render
-from nemo_desta.data.dataset import SAMPLING_RATE, Clip, load_samples
+from nemo_desta.data.dataset import SAMPLING_RATE, Clip, check_samples, load_samples
 from nemo_desta.data.supervision import Message
 from nemo_desta.modules.transcriber import WhisperTranscriber
 
 if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel
-
-MAX_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class Answerer:
         conversations: list[Sequence[Message]] = [messages] if messages and isinstance(messages[0], dict) else list(messages)
         if not conversations:
             return []
-        heard = [self._with_transcripts([_hear(a) for m in c for a in m.get("audios", ())], transcribe) for c in conversations]
+        heard = self._with_transcripts([[_hear(a) for m in c for a in m.get("audios", ())] for c in conversations], transcribe)
         layout = replace(self.model.layout, max_transcript_tokens=None)  # as in the reference: only training cuts transcripts
         rendered = [
             render(conversation, self.model.tokenizer, layout, transcripts=[clip.text for clip in clips])
@@ -90,21 +88,19 @@ class Answerer:
         answers = self.model.backbone.generate(embeds_BTH, mask_BT, **sampling)
         return [self._output(ids, clips) for ids, clips in zip(answers, heard, strict=True)]
 
-    def _with_transcripts(self, clips: list[_Heard], transcribe: bool) -> list[_Heard]:
-        """Fill in the transcripts that the caller left open."""
-        open_clips = [i for i, clip in enumerate(clips) if clip.text is None]
-        if not open_clips:
-            return clips
-        texts = self._transcriber().transcribe([clips[i].samples_T for i in open_clips]) if transcribe else [""] * len(open_clips)
-        filled = list(clips)
-        for i, text in zip(open_clips, texts, strict=True):
-            filled[i] = replace(clips[i], text=text)
-        return filled
+    def _with_transcripts(self, heard: list[list[_Heard]], transcribe: bool) -> list[list[_Heard]]:
+        """Fill in the transcripts that the caller left open, those of all conversations in one call."""
+        waiting = [clip.samples_T for clips in heard for clip in clips if clip.text is None]
+        if not waiting:
+            return heard
+        texts = iter(self._transcriber().transcribe(waiting) if transcribe else [""] * len(waiting))
+        return [[replace(clip, text=next(texts)) if clip.text is None else clip for clip in clips] for clips in heard]
 
     def _transcriber(self) -> WhisperTranscriber:
         if self.model.transcriber is None:  # a whole Whisper: loaded when a clip first needs it
-            self.model.transcriber = WhisperTranscriber.from_pretrained(self.model.config.nemo_desta.get("encoder", self.model.config.encoder_model_id))
-        return self.model.transcriber
+            card = self.model.config
+            self.model.transcriber = WhisperTranscriber.from_pretrained(card.nemo_desta.get("encoder", f"hf://{card.encoder_model_id}"))
+        return self.model.transcriber.to(self.model.device)
 
     def _embed(self, rendered: Sequence[Rendered], heard: Sequence[Sequence[_Heard]]) -> tuple[Tensor, Tensor]:
         """Left-padded embeddings [B, T, H] with the clips' vectors in their slots, and the attention mask [B, T]."""
@@ -130,22 +126,27 @@ def _hear(entry: dict[str, Any]) -> _Heard:
     """Load one ``{"audio", "text"}`` entry: a path, a Lhotse cut, or 16 kHz mono samples."""
     audio, text = entry.get("audio"), entry.get("text")
     if isinstance(audio, np.ndarray | Tensor):
-        samples = torch.as_tensor(audio, dtype=torch.float32)
-        if samples.dim() != 1:
-            raise ValueError(f"samples of shape {tuple(samples.shape)}: give one channel at {SAMPLING_RATE} Hz")
-        _check_length("samples", samples.numel() / SAMPLING_RATE)
-        return _Heard("samples", samples, text)
+        return _Heard("samples", _named("the samples", _as_samples, audio), text)
     cut = audio if isinstance(audio, DataCut) else _as_cut(audio)
-    _check_length(cut.id, cut.duration)
+    return _Heard(cut.id, _named(cut.id, load_samples, cut), text)
+
+
+def _named(source: str, read: Callable[[Any], Tensor], audio: Any) -> Tensor:
+    """Read a clip, telling in an error which one it was."""
     try:
-        return _Heard(cut.id, load_samples(cut), text)
+        return read(audio)
     except ValueError as error:
-        raise ValueError(f"cannot hear {cut.id}: {error}") from error
+        raise ValueError(f"cannot hear {source}: {error}") from error
 
 
-def _check_length(name: str, seconds: float) -> None:
-    if seconds > MAX_SECONDS:
-        raise ValueError(f"{name} is {seconds:.1f} s long: cut it into windows of at most {MAX_SECONDS:.0f} s")
+def _as_samples(audio: np.ndarray | Tensor) -> Tensor:
+    """Samples that the caller holds, as float32 on the CPU."""
+    samples = torch.as_tensor(audio).detach().cpu()
+    if samples.dim() != 1:
+        raise ValueError(f"samples of shape {tuple(samples.shape)}: give one channel at {SAMPLING_RATE} Hz")
+    if not samples.is_floating_point():
+        raise ValueError(f"samples of type {samples.dtype}: give floating-point samples in [-1, 1] (16-bit integers divided by 32768)")
+    return check_samples(samples)
 
 
 def _as_cut(path: Any) -> Cut:

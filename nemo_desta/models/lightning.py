@@ -27,9 +27,14 @@ from nemo_desta.models.desta import DestaModel
 logger = logging.getLogger(__name__)
 
 
+def is_distributed() -> bool:
+    """Whether there are other processes to talk to."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def reduce_sum(value: float, device: torch.device) -> float:
     """Sum of a number over the data-parallel processes."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not is_distributed():
         return value
     tensor = torch.tensor(value, dtype=torch.float64, device=device)
     dist.all_reduce(tensor)
@@ -60,7 +65,7 @@ def train_step(model: DestaModel, micro_batches: Sequence[MicroBatch], parameter
 
 def sum_gradients(parameters: Sequence[Tensor]) -> None:
     """Add up the gradients of all data-parallel processes, as one message. A process without rows contributes zeros."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if not is_distributed():
         return
     flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters])
     dist.all_reduce(flat)
@@ -131,15 +136,19 @@ class DestaModule(pl.LightningModule):
         self._log_step(batch, loss, tokens, float(norm), float(schedule.get_last_lr()[0]))
 
     def _cache_taps(self, batch: StepBatch) -> None:
-        """Compute the taps of clips not heard before once, and keep them."""
+        """Compute the taps of clips not heard before, once a step however many micro-batches a clip is in, and keep them."""
         if self.cache is None:
             return
+        fresh: dict[str, Clip] = {}
         for micro_batch in batch.micro_batches:
             for i, clip in enumerate(micro_batch.clips):
-                if clip.taps_NTD is None:
+                if clip.taps_NTD is not None:
+                    continue
+                if clip.key not in fresh:
                     taps = self.model.encode_clip(clip.samples_T)
                     self.cache.put(clip.key, taps.cpu())
-                    micro_batch.clips[i] = Clip(clip.key, taps_NTD=taps)
+                    fresh[clip.key] = Clip(clip.key, taps_NTD=taps)
+                micro_batch.clips[i] = fresh[clip.key]
 
     def _log_step(self, batch: StepBatch, loss: float, tokens: int, norm: float, lr: float) -> None:
         seconds = time.perf_counter() - self._since
@@ -164,21 +173,34 @@ class DestaModule(pl.LightningModule):
     # -- bad clips ---------------------------------------------------------------------------------------------------------------------------------
 
     def _count_skipped(self, batch: StepBatch) -> None:
-        """List the rows left out; too many of them end the run (contract C6)."""
-        fresh = {row: why for row, why in batch.skipped if row not in self.skipped}
+        """List the rows left out; too many of them, over all processes, end the run on all of them together (contract C6)."""
+        fresh = self._fresh_skipped(batch)
         if not fresh:
             return
         self.skipped |= fresh
-        self.report_dir.mkdir(parents=True, exist_ok=True)
-        with (self.report_dir / "skipped_rows.jsonl").open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps({"row": row, "reason": why, "step": self.global_step}) + "\n" for row, why in fresh.items())
-        logger.warning("%d rows skipped so far, now %s", len(self.skipped), "; ".join(f"{row}: {why}" for row, why in list(fresh.items())[:3]))
+        if self.global_rank == 0:
+            self._list_skipped(fresh)
         if len(self.skipped) > self.max_bad_fraction * self.training_rows:
             first = "; ".join(f"{row}: {why}" for row, why in list(self.skipped.items())[:5])
             raise ValueError(
                 f"{len(self.skipped)} of {self.training_rows} training rows could not be used, more than data.max_bad_fraction={self.max_bad_fraction}. "
                 f"All are listed in {self.report_dir / 'skipped_rows.jsonl'}; the first: {first}"
             )
+
+    def _fresh_skipped(self, batch: StepBatch) -> dict[str, str]:
+        """Rows that any process has left out for the first time, with the reasons: the same on every process."""
+        fresh = {row: why for row, why in batch.skipped if row not in self.skipped}
+        if reduce_sum(len(fresh), self.device) == 0 or not is_distributed():
+            return fresh
+        parts: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
+        dist.all_gather_object(parts, fresh)
+        return {row: why for part in parts for row, why in part.items()}
+
+    def _list_skipped(self, fresh: dict[str, str]) -> None:
+        self.report_dir.mkdir(parents=True, exist_ok=True)
+        with (self.report_dir / "skipped_rows.jsonl").open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps({"row": row, "reason": why, "step": self.global_step}) + "\n" for row, why in fresh.items())
+        logger.warning("%d rows skipped so far, now %s", len(self.skipped), "; ".join(f"{row}: {why}" for row, why in list(fresh.items())[:3]))
 
     # -- checkpoint --------------------------------------------------------------------------------------------------------------------------------
 

@@ -3,25 +3,32 @@
 import hashlib
 import json
 import logging
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lhotse import CutSet
-from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 
-from nemo_desta.checkpoint import latest_checkpoint
-from nemo_desta.checkpoint.lightning_io import DirectoryCheckpointIO
+from nemo_desta.backbones.hf import resolve_dtype
+from nemo_desta.checkpoint import latest_checkpoint, step_of
+from nemo_desta.checkpoint.lightning_io import DirectoryCheckpointIO, resumable_checkpoint
 from nemo_desta.config import DestaConfig
+from nemo_desta.corpora.manifests import read_cuts
 from nemo_desta.data.datamodule import DestaDataModule
 from nemo_desta.data.taps_cache import CACHE_DTYPE, TapsCache
 from nemo_desta.models.desta import DestaModel
+from nemo_desta.models.interruption import SaveAndStop
 from nemo_desta.models.lightning import DestaModule
-from nemo_desta.provenance import manifest, write_json_atomic
+from nemo_desta.provenance import manifest, sha256_file, write_json_atomic
 
 logger = logging.getLogger(__name__)
+
+INDIFFERENT = ("micro_batch_tokens", "num_workers", "taps_cache_gib", "max_bad_fraction")  # keys of DataConfig that a resumed run may change
+UNKNOWN_FIELD = ": unknown field "  # in a problem of `read_cuts` that costs no cut
 
 
 def train(cfg: DestaConfig) -> Path:
@@ -31,46 +38,63 @@ def train(cfg: DestaConfig) -> Path:
         The last checkpoint.
 
     Raises:
-        ValueError: there are no targets, or the run directory belongs to another configuration.
+        ValueError: there are no readable targets, or the run directory belongs to another configuration or to other targets.
+        OSError: a checkpoint cannot be written.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; what was trained is saved.
     """
-    folder = Path(cfg.run_dir) / "train"
-    settings = _settings(cfg)
+    with SaveAndStop() as stop:
+        return _train(cfg, stop)
+
+
+def _train(cfg: DestaConfig, stop: SaveAndStop) -> Path:
+    folder, settings = Path(cfg.run_dir) / "train", _settings(cfg)
+    targets = targets_file(Path(cfg.run_dir))
+    if latest_checkpoint(folder) is not None:
+        _check_same_run(folder, settings, sha256_file(targets))
+        last = resumable_checkpoint(folder)
+        if last is not None and (step_of(last) or 0) >= cfg.trainer.max_steps:
+            logger.info("training is done: %s", last)
+            return last
+    problems: list[str] = []
+    cuts = load_targets(Path(cfg.run_dir), problems=problems)
+    module, data = _module_and_data(cfg, cuts)
+    trainer = make_trainer(cfg, module, stop)
+    folder.mkdir(parents=True, exist_ok=True)
+    if trainer.is_global_zero:
+        write_json_atomic(folder / "manifest.json", manifest(settings, {"targets": targets}, rows=data.num_rows, problems_of_targets=problems))
+    try:
+        trainer.fit(module, data, ckpt_path=trainer.ckpt_path)
+    except SystemExit as error:  # Lightning's own answer to a KeyboardInterrupt
+        raise KeyboardInterrupt from error
     done = latest_checkpoint(folder)
-    if done is not None:
-        _check_same_run(folder, settings)
-        if f"step={cfg.trainer.max_steps}" in done.name:
-            logger.info("training is done: %s", done)
-            return done
+    if done is None or trainer.global_step < cfg.trainer.max_steps:
+        raise KeyboardInterrupt
+    return done
+
+
+def _module_and_data(cfg: DestaConfig, cuts: CutSet) -> tuple[DestaModule, DestaDataModule]:
+    steps = cfg.trainer.max_steps
     if cfg.trainer.num_threads:
         torch.set_num_threads(cfg.trainer.num_threads)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)  # the fresh connector is a function of the seed
     model = DestaModel.from_config(cfg.model, max_transcript_tokens=cfg.data.max_transcript_tokens)
     cache = _taps_cache(cfg, model)
-    cuts = load_targets(Path(cfg.run_dir))
-    data = DestaDataModule(cuts, model.tokenizer, model.layout, cfg.data, max_steps=cfg.trainer.max_steps, seed=cfg.seed, cache=cache)
+    data = DestaDataModule(cuts, model.tokenizer, model.layout, cfg.data, max_steps=steps, seed=cfg.seed, cache=cache)
     module = DestaModule(
         model,
         cfg.optim,
-        max_steps=cfg.trainer.max_steps,
+        max_steps=steps,
         seed=cfg.seed,
         training_rows=data.num_rows,
         max_bad_fraction=cfg.data.max_bad_fraction,
-        report_dir=folder,
+        report_dir=Path(cfg.run_dir) / "train",
         cache=cache,
     )
-    trainer = make_trainer(cfg, module)
-    folder.mkdir(parents=True, exist_ok=True)
-    targets = {"targets": Path(cfg.run_dir) / "targets" / "cuts_train.jsonl.gz"}
-    write_json_atomic(folder / "manifest.json", manifest(settings, targets, rows=data.num_rows))
-    trainer.fit(module, data, ckpt_path=trainer.ckpt_path)
-    last = latest_checkpoint(folder)
-    if trainer.interrupted or last is None:
-        raise KeyboardInterrupt
-    return last
+    return module, data
 
 
-def load_targets(run_dir: Path) -> CutSet:
-    """The training cuts with their self-generated supervisions.
+def targets_file(run_dir: Path) -> Path:
+    """Where the training cuts of a run lie.
 
     Raises:
         ValueError: they have not been written yet.
@@ -78,10 +102,37 @@ def load_targets(run_dir: Path) -> CutSet:
     path = run_dir / "targets" / "cuts_train.jsonl.gz"
     if not path.is_file():
         raise ValueError(f"no training targets at {path}: run examples/generate_targets.py with the same --config-name first")
-    return CutSet.from_file(path)
+    return path
 
 
-def make_trainer(cfg: DestaConfig, module: DestaModule) -> pl.Trainer:
+def load_targets(run_dir: Path, *, problems: list[str] | None = None) -> CutSet:
+    """The training cuts with their self-generated supervisions. Fields that Lhotse does not know are left out, with a warning.
+
+    Args:
+        run_dir: of the run.
+        problems: where given, one sentence per unknown field name is appended to it.
+
+    Raises:
+        ValueError: they have not been written yet, or the file is cut off or damaged: to train on a part of the targets would go unnoticed.
+    """
+    path = targets_file(run_dir)
+    remedy = f"remove {path} and run examples/generate_targets.py with the same --config-name again (its journal of answers is kept)"
+    found: list[str] = []
+    try:
+        cuts = read_cuts(path, problems=found)
+    except (ValueError, EOFError, zlib.error) as error:
+        raise ValueError(f"the training targets are damaged ({error}): {remedy}") from error
+    lost = [problem for problem in found if UNKNOWN_FIELD not in problem]
+    if lost:
+        raise ValueError(f"the training targets are damaged, {len(lost)} lines cannot be read ({lost[0]}): {remedy}")
+    if len(cuts) == 0:
+        raise ValueError(f"{path} holds no cut: {remedy}")
+    if problems is not None:
+        problems += found
+    return cuts
+
+
+def make_trainer(cfg: DestaConfig, module: DestaModule, stop: SaveAndStop) -> pl.Trainer:
     """A Lightning trainer under NeMo's experiment manager: loggers, checkpoints, resuming."""
     t = cfg.trainer
     trainer = pl.Trainer(
@@ -98,7 +149,7 @@ def make_trainer(cfg: DestaConfig, module: DestaModule) -> pl.Trainer:
         logger=False,
         enable_checkpointing=False,
         plugins=[DirectoryCheckpointIO(lambda: module.model.config)],
-        callbacks=[SaveAtEnd()],
+        callbacks=[stop],
         enable_model_summary=False,
     )
     _attach_experiment(cfg, trainer)
@@ -120,7 +171,7 @@ def _attach_experiment(cfg: DestaConfig, trainer: pl.Trainer) -> None:
         "every_n_epochs": 0,
         "save_nemo_on_train_end": False,
     }
-    last = latest_checkpoint(folder)
+    last = latest_checkpoint(folder, resumable=True)
     settings: dict[str, Any] = {
         "explicit_log_dir": str(folder),
         "name": cfg.name,
@@ -128,21 +179,13 @@ def _attach_experiment(cfg: DestaConfig, trainer: pl.Trainer) -> None:
         "create_wandb_logger": t.wandb,
         "wandb_logger_kwargs": {"name": cfg.name, "project": t.wandb_project},
         "create_checkpoint_callback": True,
+        "create_preemption_callback": False,  # SaveAndStop does that, also without a GPU
         "checkpoint_callback_params": checkpoints,
         "resume_from_checkpoint": str(last) if last is not None else None,
         "log_step_timing": False,
         "log_tflops_per_sec_per_gpu": False,
     }
     exp_manager(trainer, OmegaConf.create(settings))
-
-
-class SaveAtEnd(Callback):
-    """A checkpoint at the last step and when the run is interrupted, whatever the interval."""
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        folder = Path(str(trainer.checkpoint_callback.dirpath)) / f"step={trainer.global_step}.ckpt"  # type: ignore[union-attr]
-        if trainer.global_step > 0 and not folder.exists():
-            trainer.save_checkpoint(folder)
 
 
 def _taps_cache(cfg: DestaConfig, model: DestaModel) -> TapsCache | None:
@@ -162,19 +205,44 @@ def encoder_id(model: DestaModel) -> str:
 
 
 def _settings(cfg: DestaConfig) -> dict[str, Any]:
-    """What decides the result of a run, as plain data."""
-    plain = OmegaConf.to_container(OmegaConf.structured(cfg), resolve=True, enum_to_str=True)
-    assert isinstance(plain, dict)
-    decisive = {key: plain[key] for key in ("seed", "model", "data", "optim")}
-    return {**decisive, "max_steps": plain["trainer"]["max_steps"]}
+    """What decides the result of a run, as plain data. What a machine with less memory or a slower disk needs can change from start to start."""
+    tree = OmegaConf.to_container(OmegaConf.structured(cfg), resolve=True, enum_to_str=True)
+    assert isinstance(tree, dict)
+    decisive: dict[str, Any] = {key: tree[key] for key in ("seed", "model", "data", "optim")}
+    for key in INDIFFERENT:
+        del decisive["data"][key]
+    for part, precision in (("llm", cfg.model.llm_precision), ("encoder", cfg.model.encoder_precision)):  # "auto" is another format on another machine
+        del decisive["model"][f"{part}_precision"]
+        decisive["model"][f"{part}_dtype"] = str(resolve_dtype(precision)).removeprefix("torch.")
+    return {**decisive, "trainer": {key: tree["trainer"][key] for key in ("max_steps", "precision")}}
 
 
-def _check_same_run(folder: Path, settings: dict[str, Any]) -> None:
-    """Refuse to resume another configuration's run."""
+def _check_same_run(folder: Path, settings: dict[str, Any], targets_sha256: str) -> None:
+    """Refuse to resume, or to call done, the run of another configuration or of other targets.
+
+    Raises:
+        ValueError: something differs, or nothing says what the checkpoints belong to.
+    """
+    remedy = f"remove {folder} to train anew, or choose another run_dir"
     path = folder / "manifest.json"
-    if not path.is_file():
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))["config"]
-    changed = sorted(key for key in settings if before.get(key) != settings[key])
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        before, targets_before = _flat(recorded["config"]), recorded["inputs"]["targets"].get("sha256")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{folder} holds checkpoints, but no readable {path.name} says what they were trained on ({type(error).__name__}): {remedy}"
+        ) from error
+    now = _flat(settings)
+    changed = [f"{key} was {before.get(key)!r}, is {now[key]!r}" for key in sorted(now) if before.get(key) != now[key]]
     if changed:
-        raise ValueError(f"{folder} holds a run with another configuration (different: {changed}): choose another run_dir, or remove that folder")
+        raise ValueError(f"{folder} holds a run with another configuration (different: {', '.join(changed)}): {remedy}")
+    if targets_before != targets_sha256:
+        raise ValueError(f"{folder} holds a run on other targets (the file targets/cuts_train.jsonl.gz has changed since): {remedy}")
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted names -> values."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

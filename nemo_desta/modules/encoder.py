@@ -180,7 +180,7 @@ def build_encoder(ref: str | Path, taps: Sequence[int] | None = None, pad_to: Pa
     Raises:
         ValueError: if the reference names neither a Whisper nor a NeMo Conformer model.
     """
-    location = _resolve(ref)
+    location = resolve_encoder(ref)
     if is_nemo_model(location):
         from nemo_desta.modules.canary import CanaryTaps
 
@@ -197,7 +197,7 @@ def build_featurizer(ref: str | Path) -> Featurizer:
     Args:
         ref: as in :func:`build_encoder`.
     """
-    location = _resolve(ref)
+    location = resolve_encoder(ref)
     if is_nemo_model(location):
         from nemo_desta.modules.canary import CanaryTaps
 
@@ -216,8 +216,8 @@ def is_nemo_model(location: str | Path) -> bool:
     return not Path(location).is_dir() and name.startswith("nvidia/") and any(family in name for family in ("canary", "conformer", "parakeet"))
 
 
-def _resolve(ref: str | Path) -> str | Path:
-    """A model reference to a local path or a bare hub name."""
+def resolve_encoder(ref: str | Path) -> str | Path:
+    """A reference to an audio model (see :func:`build_encoder`) as a local path or a bare hub name."""
     if isinstance(ref, Path) or Path(ref).exists():
         return Path(ref)
     if "://" not in ref:

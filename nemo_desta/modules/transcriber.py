@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, WhisperForConditionalGeneration
 
-from nemo_desta.assets import resolve_model
 from nemo_desta.config import PadTo
+from nemo_desta.modules.encoder import is_nemo_model, resolve_encoder
 from nemo_desta.modules.log_mel import LogMel
 
 NO_SPEECH_TOKENS = ("<|nospeech|>", "<|nocaptions|>")
@@ -43,10 +43,15 @@ class WhisperTranscriber:
         Raises:
             ValueError: the encoder of the audio LLM is no Whisper model: give the transcripts with the clips.
         """
-        path = ref if isinstance(ref, Path) or Path(ref).is_dir() else resolve_model(ref)
-        if str(path).endswith(".nemo"):
+        path = resolve_encoder(ref)
+        if is_nemo_model(path):
             raise ValueError(f"{ref} has no Whisper decoder: give 'text' with every clip")
         return cls(WhisperForConditionalGeneration.from_pretrained(str(path), dtype=torch.float32), AutoTokenizer.from_pretrained(str(path)))
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the model; features follow it."""
+        self.model.to(device)  # type: ignore[arg-type]
+        return self
 
     @torch.inference_mode()
     def transcribe(self, samples: Sequence[Tensor], *, batch_size: int = 8) -> list[str]:
@@ -54,7 +59,7 @@ class WhisperTranscriber:
         texts: list[str] = []
         for start in range(0, len(samples), batch_size):
             features_BMF, _ = self.log_mel(samples[start : start + batch_size], PadTo.thirty_seconds)
-            texts += self._batch(features_BMF)
+            texts += self._batch(features_BMF.to(self.model.device))
         return texts
 
     def _batch(self, features_BMF: Tensor) -> list[str]:
@@ -72,7 +77,7 @@ class WhisperTranscriber:
         known = self.tokenizer.get_vocab()  # type: ignore[attr-defined]
         token = next((known[t] for t in NO_SPEECH_TOKENS if t in known), None)
         if token is None:
-            return torch.zeros(len(features_BMF))
-        start = torch.full((len(features_BMF), 1), self.model.config.decoder_start_token_id)
+            return features_BMF.new_zeros(len(features_BMF))
+        start = torch.full((len(features_BMF), 1), self.model.config.decoder_start_token_id, device=features_BMF.device)
         logits = self.model(input_features=features_BMF, decoder_input_ids=start).logits[:, -1].float()
         return logits.softmax(-1)[:, token]

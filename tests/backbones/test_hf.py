@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen3Config
+from transformers import CohereConfig, Gemma2Config, GPT2Config, GraniteConfig, LlamaConfig, LlamaForCausalLM, MistralConfig, Qwen2Config, Qwen3Config
 
 from nemo_desta.backbones.hf import HFBackbone, resolve_dtype
 from nemo_desta.config import Precision
@@ -12,6 +12,17 @@ from nemo_desta.data.packing import pack
 
 SIZES = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 CONFIGS = [LlamaConfig(**SIZES, eos_token_id=2, pad_token_id=2), Qwen2Config(**SIZES, eos_token_id=2), Qwen3Config(**SIZES, head_dim=16, eos_token_id=2)]
+
+
+REFUSED = {
+    "sliding_window=8": MistralConfig(**SIZES, sliding_window=8),
+    "layer_types ['sliding_attention']": Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=8, max_window_layers=0),
+    "attn_logit_softcapping=50": Gemma2Config(**SIZES, head_dim=16),
+    "final_logit_softcapping=30": Gemma2Config(**SIZES, head_dim=16, attn_logit_softcapping=None),
+    "logits_scaling=8": GraniteConfig(**SIZES, logits_scaling=8.0),
+    "logit_scale=0.0625": CohereConfig(**SIZES),
+    "another structure": GPT2Config(vocab_size=300, n_embd=16, n_layer=1, n_head=2),
+}
 
 
 def rows(lengths=(7, 23, 12), context=4) -> list[Rendered]:
@@ -39,6 +50,27 @@ def test_packed_loss_and_gradient_equal_transformers_on_each_row_alone(config):
     assert tokens == sum(n - 4 for n in (7, 23, 12))
     assert float(total) == pytest.approx(expected, rel=1e-5)
     assert torch.allclose(embeds.grad, torch.cat(gradients), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_models_whose_maths_the_packed_loss_leaves_out_are_refused(key):
+    with pytest.raises(ValueError, match="not supported as a backbone") as told:
+        HFBackbone.from_config(REFUSED[key])
+    assert key in str(told.value) and REFUSED[key].model_type in str(told.value)
+
+
+def test_attention_sinks_are_refused():
+    llm = LlamaForCausalLM(CONFIGS[0])
+    llm.model.layers[0].self_attn.sinks = nn.Parameter(torch.zeros(4))
+    with pytest.raises(ValueError, match="attention sinks"):
+        HFBackbone(llm)
+
+
+@pytest.mark.parametrize(
+    "config", [MistralConfig(**SIZES, sliding_window=None), Qwen2Config(**SIZES, sliding_window=8), GraniteConfig(**SIZES)], ids=lambda c: c.model_type
+)
+def test_settings_without_effect_are_accepted(config):
+    assert HFBackbone.from_config(config).hidden_size == 64
 
 
 def test_a_row_does_not_see_its_neighbours():

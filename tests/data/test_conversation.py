@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from nemo_desta.data.conversation import IGNORE, AudioLayout, render, render_text
 from tests.tiny import CHATML, LLAMA3, PLACEHOLDER, tiny_tokenizer
@@ -12,7 +13,7 @@ LAYOUT = AudioLayout(PLACEHOLDER, QUERIES, max_transcript_tokens=None)
 SYSTEM = {"role": "system", "content": "Focus on the audio clips and instructions."}
 
 
-def reference(messages, tokenizer, transcripts, response=None):
+def reference(messages, tokenizer, transcripts, response=None, placeholder_token=PLACEHOLDER):
     """The reference's steps, written down naively: template, tags, placeholders as text, tokenise, back to a string, tokenise again."""
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, date_string="26 Jul 2024")
     text = text.replace("<|AUDIO|>", "<start_audio><|AUDIO|><end_audio>")
@@ -20,10 +21,10 @@ def reference(messages, tokenizer, transcripts, response=None):
     for transcript in transcripts:
         shown = transcript if transcript else " "
         sizes.append(len(tokenizer(shown, add_special_tokens=False)["input_ids"]))
-        text = text.replace("<|AUDIO|>", PLACEHOLDER * (QUERIES + sizes[-1]), 1)
+        text = text.replace("<|AUDIO|>", placeholder_token * (QUERIES + sizes[-1]), 1)
     again = tokenizer.convert_tokens_to_string(tokenizer.tokenize(text))
     context = tokenizer(again, add_special_tokens=False)["input_ids"]
-    placeholder = tokenizer.convert_tokens_to_ids(PLACEHOLDER)
+    placeholder = tokenizer.convert_tokens_to_ids(placeholder_token)
     starts, i = [], 0
     while placeholder in context[i:]:
         start = context.index(placeholder, i)
@@ -55,10 +56,25 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 @pytest.mark.parametrize("training", [False, True], ids=["prompt", "with response"])
 def test_ids_spans_and_label_start_equal_the_reference(case, template, training):
-    messages, transcripts, response = case
-    tokenizer = tiny_tokenizer(template)
-    rendered = render(messages, tokenizer, LAYOUT, transcripts=transcripts, response=response if training else None)
-    ids, spans, label_start = reference(messages, tokenizer, transcripts, response if training else None)
+    compare(*case, tiny_tokenizer(template), PLACEHOLDER, training)
+
+
+@pytest.mark.assets
+def test_a_real_tokenizer_gives_the_references_ids_too(asset):
+    tokenizer = AutoTokenizer.from_pretrained(asset("smollm2-135m-instruct")["smollm2-135m-instruct"])
+    for case in CASES.values():
+        for training in (False, True):
+            compare(*case, tokenizer, "<filename>", training)
+    # Its template writes a system prompt of its own where the messages have none.
+    spoken = tokenizer.decode(render(CASES["no system prompt"][0], tokenizer, AudioLayout("<filename>", QUERIES), transcripts=["hello"]).input_ids)
+    assert spoken.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
+    assert "<start_audio>" + "<filename>" * QUERIES + "hello<end_audio>" in spoken
+
+
+def compare(messages, transcripts, response, tokenizer, placeholder, training):
+    layout = AudioLayout(placeholder, QUERIES, max_transcript_tokens=None)
+    rendered = render(messages, tokenizer, layout, transcripts=transcripts, response=response if training else None)
+    ids, spans, label_start = reference(messages, tokenizer, transcripts, response if training else None, placeholder)
     assert rendered.placeholder_ids == ids
     assert [(start, length) for (start, _), (_, length) in zip(rendered.audio_spans, rendered.transcript_spans, strict=True)] == spans
     assert rendered.label_start == label_start

@@ -5,6 +5,7 @@ import pytest
 import soundfile
 import torch
 from lhotse import CutSet, Recording
+from lhotse.utils import fastcopy
 
 from nemo_desta.data.conversation import AudioLayout
 from nemo_desta.data.dataset import DestaDataset, load_samples, training_units
@@ -55,6 +56,35 @@ def test_long_rows_and_bad_clips_are_left_out_and_named(tmp_path):
     assert not long.micro_batches and all("too long" in why or "undecodable" in why for _, why in long.skipped) and len(long.skipped) == 8
 
 
+def with_messages(cut, *contents):
+    """The cut with its rows' messages replaced, one row a content."""
+    rows = [fastcopy(row, custom={**row.custom, "messages": [{"role": "user", "content": c}]}) for row, c in zip(cut.supervisions[1:], contents, strict=True)]
+    return fastcopy(cut, supervisions=[cut.supervisions[0], *rows])
+
+
+def test_rows_that_cannot_be_rendered_are_left_out_and_named(tmp_path):
+    good, bad = tiny_targets(tmp_path, clips=2, rows_each=4)
+    bad = with_messages(bad, "No clip here.", "<|AUDIO|> or <|AUDIO|>?", f"<|AUDIO|> {PLACEHOLDER}", "<|AUDIO|> fine")
+    empty = fastcopy(good.supervisions[1], id="empty", custom={k: v for k, v in good.supervisions[1].custom.items() if k != "messages"})
+    good = fastcopy(good, supervisions=[*good.supervisions, empty])
+    step = DestaDataset(tiny_tokenizer(), LAYOUT, micro_batch_tokens=10_000, max_tokens=500)[CutSet.from_cuts([good, bad])]
+    reasons = dict(step.skipped)
+    assert step.row_ids == ["row-0-0", "row-0-1", "row-0-2", "row-0-3", "row-1-3"]
+    assert step.audio_seconds == pytest.approx(4 * good.duration + bad.duration)
+    assert "0 <|AUDIO|> locators" in reasons["row-1-0"] and "2 <|AUDIO|> locators" in reasons["row-1-1"]
+    assert "placeholder token" in reasons["row-1-2"] and "no messages" in reasons["empty"] and len(reasons) == 4
+
+
+def test_a_clip_beyond_the_encoders_window_is_left_out_and_named(tmp_path):
+    (cut,) = tiny_targets(tmp_path, clips=1)
+    long = cut_of(write_tone(tmp_path / "long.wav", 31.5))
+    long.supervisions, long.custom = cut.supervisions, cut.custom
+    step = DestaDataset(tiny_tokenizer(), LAYOUT, micro_batch_tokens=10_000, max_tokens=500)[CutSet.from_cuts([long])]
+    assert not step.row_ids and [row for row, _ in step.skipped] == ["row-0-0", "row-0-1"]
+    assert all("31.50 s" in why and "at most 30 s" in why for _, why in step.skipped)
+    assert load_samples(cut_of(write_tone(tmp_path / "whole.wav", 30.0))).shape == (480_000,)
+
+
 def test_transcripts_are_dropped_by_row_and_epoch_not_by_chance(tmp_path):
     cuts = tiny_targets(tmp_path, clips=12)
     dataset = DestaDataset(tiny_tokenizer(), LAYOUT, micro_batch_tokens=10_000, max_tokens=500, transcript_drop_prob=0.5, seed=1)
@@ -68,6 +98,8 @@ def test_units_group_the_rows_of_a_clip(tmp_path):
     cuts = tiny_targets(tmp_path, clips=2, rows_each=5)
     assert [len(u.supervisions) - 1 for u in training_units(cuts, 2)] == [2, 2, 1, 2, 2, 1]
     assert len(training_units(cuts, 1)) == 10
+    with pytest.raises(ValueError, match=r"data\.rows_per_clip=0"):
+        training_units(cuts, 0)
 
 
 def test_taps_cache_keeps_bounds_and_survives_damage(tmp_path):

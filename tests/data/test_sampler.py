@@ -4,7 +4,7 @@ import pytest
 from lhotse import CutSet
 from lhotse.testing.dummies import dummy_cut, dummy_supervision
 
-from nemo_desta.data.sampler import StepSampler
+from nemo_desta.data.sampler import StepSampler, buckets_that_fill
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +45,31 @@ def test_an_epoch_repeats_nothing_and_epochs_differ(cuts):
 def test_too_small_a_set_is_an_error(cuts):
     with pytest.raises(ValueError, match=r"fewer than data\.batch_rows=500"):
         StepSampler(cuts, batch_rows=500, num_buckets=1, seed=0)
+    with pytest.raises(ValueError, match=r"data\.batch_rows=0"):
+        StepSampler(cuts, batch_rows=0, num_buckets=1, seed=0)
+
+
+def small_set(rows: int, *, alike: bool = False, rows_each: int = 1) -> CutSet:
+    supervisions = [dummy_supervision(i) for i in range(rows_each + 1)]
+    return CutSet.from_cuts(dummy_cut(i, start=0, duration=2.0 if alike else 1 + (i * 37 % 90) / 10, supervisions=supervisions) for i in range(rows))
+
+
+@pytest.mark.parametrize(("rows", "batch_rows", "buckets"), [(18, 16, 3), (4, 2, 8), (16, 16, 8), (3, 1, 8), (40, 8, 16)])
+@pytest.mark.parametrize("alike", [False, True], ids=["mixed lengths", "one length"])
+def test_a_small_set_fills_a_batch_in_every_epoch(rows, batch_rows, buckets, alike, caplog):
+    with caplog.at_level("INFO", logger="nemo_desta"):
+        sampler = StepSampler(small_set(rows, alike=alike), batch_rows=batch_rows, num_buckets=buckets, seed=0, num_steps=12)
+    assert [len(batch) for batch in ids(sampler)] == [batch_rows] * 12
+    assert len([r for r in caplog.records if "num_buckets" in r.message]) == 1
+
+
+def test_a_small_set_whose_rows_travel_together_fills_a_batch():
+    sampler = StepSampler(small_set(3, rows_each=20), batch_rows=5, num_buckets=8, seed=0, num_steps=6)
+    assert sampler.num_buckets == 3 and all(ids(sampler))
+
+
+def test_buckets_depend_on_the_set_alone():
+    assert buckets_that_fill(8, cuts=10_000, rows=10_000, batch_rows=96) == 8
+    assert buckets_that_fill(8, cuts=18, rows=18, batch_rows=16) == 1
+    assert buckets_that_fill(8, cuts=300, rows=900, batch_rows=96) == 4
+    assert buckets_that_fill(8, cuts=2, rows=900, batch_rows=9) == 2

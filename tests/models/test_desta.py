@@ -1,16 +1,20 @@
 """The model as a whole on tiny random weights: splice, loss, checkpoints, answers."""
 
+import dataclasses
+import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from nemo_desta.checkpoint import load_weights, trainable_state
-from nemo_desta.config import ConnectorInit
+from nemo_desta.checkpoint import CheckpointConfig, load_weights, read_config, trainable_state
+from nemo_desta.config import ConnectorConfig, ConnectorInit, LoraConfig, ModelConfig, PadTo, Precision
 from nemo_desta.data.conversation import render
 from nemo_desta.data.dataset import DestaDataset, load_samples
-from nemo_desta.models import DestaModel
+from nemo_desta.models import DestaModel, build
 from nemo_desta.models.lightning import train_step
 from tests.tiny import tiny_model_config, tiny_targets, write_tone
 
@@ -106,6 +110,122 @@ def test_a_checkpoint_that_does_not_fit_is_refused(model, tmp_path):
         DestaModel.from_pretrained(tmp_path / "nowhere" / "at" / "all")
 
 
+def test_every_field_of_the_model_comes_back_from_a_checkpoint(root, tmp_path):
+    tiny = tiny_model_config(root)
+    cfg = ModelConfig(
+        llm=tiny.llm,
+        encoder=tiny.encoder,
+        placeholder_token="<|x|>",
+        pad_to=PadTo.thirty_seconds,
+        llm_precision=Precision.bf16,
+        encoder_precision=Precision.bf16,
+        connector=ConnectorConfig(num_layers=3, num_queries=7, ffn_size=11, dropout=0.25, taps=[0, 2], init=ConnectorInit.embedding_scale),
+        lora=LoraConfig(enabled=True, rank=3, alpha=5, dropout=0.5, target_modules=["o_proj"]),
+    )
+    defaults = ModelConfig(llm="hf://a/b", encoder="hf://a/c")
+    for values, usual in ((cfg, defaults), (cfg.connector, defaults.connector), (cfg.lora, defaults.lora)):  # a field added later must get a value here
+        assert all(getattr(values, f.name) != getattr(usual, f.name) for f in dataclasses.fields(values))
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(build.checkpoint_config(cfg, taps=[0, 2], max_transcript_tokens=9))))
+    assert build.model_config(read_config(tmp_path), {}) == (cfg, 9)
+    assert build.model_config(read_config(tmp_path), {"llm_precision": Precision.fp32})[0].llm_precision == Precision.fp32
+
+
+def test_the_encoder_precision_of_the_training_machine_is_kept(root):
+    cfg = dataclasses.replace(tiny_model_config(root), encoder_precision=Precision.auto)
+    own = build.checkpoint_config(cfg, taps=[0], max_transcript_tokens=None).nemo_desta
+    assert own["encoder_precision"] in ("fp32", "bf16") and own["llm_precision"] == "fp32"
+
+
+def test_a_checkpoint_with_another_locator_is_refused():
+    with pytest.raises(ValueError, match="audio_locator='<sound>'"):
+        build.model_config(CheckpointConfig("a/b", "a/c", audio_locator="<sound>"), {})
+
+
+def test_a_published_checkpoint_is_heard_as_the_reference_hears():
+    cfg, limit = build.model_config(CheckpointConfig("a/b", "a/c"), {})
+    assert (cfg.pad_to, cfg.encoder_precision, cfg.llm, cfg.encoder, limit) == (PadTo.thirty_seconds, Precision.fp32, "hf://a/b", "hf://a/c", None)
+
+
+def test_a_nemo_encoder_on_the_hub_needs_no_transformers_config(root):
+    cfg = dataclasses.replace(tiny_model_config(root), encoder="hf://nvidia/canary-1b-flash")
+    card = build.checkpoint_config(cfg, taps=[0], max_transcript_tokens=None)
+    assert card.encoder_config == {} and card.encoder_model_id == "nvidia/canary-1b-flash" and card.llm_config
+
+
+def test_lora_learns_and_comes_back_under_the_published_names(root, cuts, tmp_path):
+    pytest.importorskip("peft")
+    torch.manual_seed(3)
+    model = DestaModel.from_config(dataclasses.replace(tiny_model_config(root), lora=LoraConfig(enabled=True, rank=2))).train()
+    learning = {name for name, p in model.named_parameters() if p.requires_grad}
+    adapters = {name for name in learning if not name.startswith("perception.connector.")}
+    assert len(adapters) == 2 * 3 * 2 and all("lora_A" in name or "lora_B" in name for name in adapters)
+    optimizer = torch.optim.SGD(model.trainable_parameters(), lr=0.5)
+    for _ in range(2):  # B starts at zero, so A has a gradient from the second step on
+        optimizer.zero_grad()
+        train_step(model, batch(model, cuts, 10_000).micro_batches, model.trainable_parameters())
+        optimizer.step()
+    assert all(float(p.grad.abs().sum()) > 0 for name, p in model.named_parameters() if name in adapters)
+    model.eval().save_pretrained(tmp_path / "ckpt")
+    published = {name for name in load_weights(tmp_path / "ckpt") if not name.startswith("perception.connector.")}
+    pattern = re.compile(r"llm_model\.model\.layers\.[01]\.self_attn\.[qkv]_proj\.lora_[AB]\.default\.weight")
+    assert len(published) == len(adapters) and all(pattern.fullmatch(name) for name in published)
+    again = DestaModel.from_pretrained(tmp_path / "ckpt")
+    micro = batch(model, cuts, 10_000).micro_batches[0]
+    with torch.no_grad():
+        assert torch.equal(again(micro)[0], model(micro)[0])
+        assert not torch.allclose(DestaModel.from_config(tiny_model_config(root)).eval()(micro)[0], model(micro)[0], rtol=1e-3)
+
+
+class Scribe:
+    """Writes down how long a clip is, and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+        self.device: torch.device | None = None
+
+    def to(self, device):
+        self.device = device
+        return self
+
+    def transcribe(self, samples):
+        self.calls.append(len(samples))
+        return [f"{len(x)} samples" for x in samples]
+
+
+def test_open_transcripts_of_a_whole_batch_are_written_in_one_call(model, tmp_path, monkeypatch):
+    scribe = Scribe()
+    monkeypatch.setattr(model, "transcriber", scribe)
+    clips = [str(write_tone(tmp_path / f"{i}.wav", 0.5 + 0.1 * i)) for i in range(4)]
+    texts = [None, " my OWN words ", None, None]
+    audios = [{"audio": clip, "text": text} for clip, text in zip(clips, texts, strict=True)]
+    conversations = [
+        [{"role": "user", "content": "<|AUDIO|> and <|AUDIO|>?", "audios": audios[:2]}],
+        [{"role": "user", "content": "No clip."}],
+        [{"role": "user", "content": "<|AUDIO|>", "audios": audios[2:3]}],
+        [{"role": "user", "content": "<|AUDIO|>", "audios": audios[3:]}],
+    ]
+    shown = [[text for _, text in out.audios] for out in model.generate(conversations, max_new_tokens=1)]
+    assert shown == [["8000 samples", " my OWN words "], [], ["11200 samples"], ["12800 samples"]]
+    assert scribe.calls == [3] and scribe.device == model.device
+    blank = model.generate(conversations, max_new_tokens=1, transcribe=False)
+    assert [[text for _, text in out.audios] for out in blank] == [["", " my OWN words "], [], [""], [""]] and scribe.calls == [3]
+
+
+@pytest.mark.assets
+def test_whisper_base_fills_in_the_words_of_real_clips(root, tmp_path, asset):
+    from nemo_desta.corpora.audio import decode, to_mono_16k
+
+    found = asset("asterisk-core-sounds-en-g722", "whisper-base")
+    torch.manual_seed(0)
+    tiny = tiny_model_config(root, taps=[1, 5])
+    model = DestaModel.from_config(dataclasses.replace(tiny, encoder=str(found["whisper-base"]))).eval()
+    speech = to_mono_16k(*decode(next(found["asterisk-core-sounds-en-g722"].rglob("vm-goodbye.g722"))))
+    noise = 0.01 * np.random.default_rng(0).standard_normal(48_000).astype(np.float32)
+    conversations = [[{"role": "user", "content": "<|AUDIO|>", "audios": [{"audio": clip, "text": None}]}] for clip in (speech, noise)]
+    (said,), (nothing,) = (out.audios for out in model.generate(conversations, max_new_tokens=1))
+    assert "goodbye" in said[1].lower() and nothing == ("samples", "")
+
+
 def test_a_batch_answers_as_single_conversations_do(model, tmp_path):
     clips = [str(write_tone(tmp_path / f"{i}.wav", 0.4 + 0.3 * i, hz=200 + 50 * i)) for i in range(3)]
     conversations = [[{"role": "user", "content": "<|AUDIO|>" + " hm" * i, "audios": [{"audio": c, "text": "w" * i}]}] for i, c in enumerate(clips)]
@@ -137,6 +257,22 @@ def test_mistakes_are_said_clearly(model, tmp_path):
     with pytest.raises(ValueError, match="at most 30 s"):
         model.generate([{"role": "user", "content": "<|AUDIO|>", "audios": [{"audio": torch.ones(16_000 * 31), "text": "x"}]}])
     assert model.generate([{"role": "user", "content": "<|AUDIO|>", "audios": [{"audio": good, "text": None}]}], transcribe=False, max_new_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("samples", "sentence"),
+    [
+        (np.full(8_000, 12_000, dtype=np.int16), r"samples of type torch\.int16: give floating-point samples in \[-1, 1\]"),
+        (torch.ones(8_000, dtype=torch.int32), "divided by 32768"),
+        (np.zeros((2, 8_000), dtype=np.float32), "one channel"),
+        (np.zeros(8_000, dtype=np.float32), "silent"),
+        (np.full(8_000, np.nan), "not finite"),
+        (np.ones(800), "too short"),
+    ],
+)
+def test_samples_that_cannot_be_heard_are_refused(model, samples, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        model.generate([{"role": "user", "content": "<|AUDIO|>", "audios": [{"audio": samples, "text": "x"}]}])
 
 
 def test_embedding_scale_starts_the_vectors_as_large_as_embeddings(root):

@@ -1,8 +1,10 @@
 """Two processes with unequal token counts take the step that one process would take (contract C3), on gloo."""
 
+import json
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from lhotse import CutSet
 
-from nemo_desta.data.dataset import DestaDataset
+from nemo_desta.config import OptimConfig
+from nemo_desta.data.dataset import DestaDataset, StepBatch
 from nemo_desta.models import DestaModel
-from nemo_desta.models.lightning import train_step
+from nemo_desta.models.lightning import DestaModule, train_step
 from tests.tiny import tiny_model_config, tiny_targets
 
 
@@ -27,27 +30,55 @@ def gradient_of(root: Path, rank: int, world: int) -> tuple[float, int, torch.Te
     return loss, tokens, torch.cat([p.grad.flatten() for p in model.trainable_parameters()])
 
 
-def worker(rank: int, root: str, port: int) -> None:
+def skipping(root: Path, rank: int, world: int) -> tuple[list[str], str]:
+    """Rank 0 skips one row of ten in the first step; then both meet one more, each another, which together are too many."""
+    model = torch.nn.Linear(1, 1)
+    model.trainable_parameters = lambda: []
+    DestaModule.global_rank = property(lambda self: rank)
+    module = DestaModule(model, OptimConfig(), max_steps=3, seed=0, training_rows=10, max_bad_fraction=0.2, report_dir=root, cache=None)
+    steps = [[("a", "silent")] if rank == 0 else [], [("a", "silent")] if rank == 1 else [], [(f"b{rank}", "undecodable")]]
+    said = ""
+    for skipped in steps:
+        try:
+            module._count_skipped(StepBatch([], [], skipped))
+        except ValueError as error:
+            said = str(error)
+    return sorted(module.skipped), said
+
+
+def worker(rank: int, root: str, port: int, what: Callable) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    torch.save(gradient_of(Path(root), rank, 2), Path(root) / f"rank{rank}.pt")
+    torch.save(what(Path(root), rank, 2), Path(root) / f"rank{rank}.pt")
     dist.destroy_process_group()
+
+
+def in_two_processes(root: Path, what: Callable) -> list:
+    """What a function (of folder, rank, number of processes) returns on each of two processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = mp.spawn(worker, args=(str(root), port, what), nprocs=2, join=False)
+    deadline = time.monotonic() + 120
+    while not context.join(timeout=5):  # True once all have ended; raises what a process raised
+        assert time.monotonic() < deadline, "the processes hang"
+    return [torch.load(root / f"rank{rank}.pt") for rank in range(2)]
 
 
 def test_two_processes_take_the_step_of_one(tmp_path):
     tiny_targets(tmp_path, clips=3, rows_each=1)  # rank 0 has two clips, rank 1 one
     tiny_model_config(tmp_path)
     loss, tokens, gradient = gradient_of(tmp_path, 0, 1)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = mp.spawn(worker, args=(str(tmp_path), port), nprocs=2, join=False)
-    deadline = time.monotonic() + 120
-    while not context.join(timeout=5):  # True once all have ended; raises what a process raised
-        assert time.monotonic() < deadline, "the processes hang"
-    for rank in range(2):
-        other_loss, other_tokens, other_gradient = torch.load(tmp_path / f"rank{rank}.pt")
+    for other_loss, other_tokens, other_gradient in in_two_processes(tmp_path, gradient_of):
         assert other_tokens == tokens
         assert other_loss == pytest.approx(loss, rel=1e-5)
         assert torch.allclose(other_gradient, gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_skipped_rows_are_counted_over_all_processes_and_end_all_of_them(tmp_path):
+    for skipped, said in in_two_processes(tmp_path, skipping):
+        assert skipped == ["a", "b0", "b1"]
+        assert said.startswith("3 of 10 training rows could not be used")
+    listed = [json.loads(line)["row"] for line in (tmp_path / "skipped_rows.jsonl").read_text().splitlines()]
+    assert sorted(listed) == ["a", "b0", "b1"]  # each once

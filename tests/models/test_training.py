@@ -1,5 +1,7 @@
 """A training run that is killed goes on as if nothing had happened (contract C6), skips bad clips, and keeps to its configuration."""
 
+import copy
+import gzip
 import json
 import os
 import random
@@ -12,8 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nemo_desta.checkpoint import latest_checkpoint, load_weights
-from nemo_desta.models.training import train
+from nemo_desta.checkpoint import latest_checkpoint, load_weights, step_of
+from nemo_desta.config import DestaConfig, Precision
+from nemo_desta.models.training import load_targets, train
 from tests.models.train_child import config
 from tests.tiny import tiny_model_config, tiny_targets
 
@@ -30,36 +33,84 @@ def records(journal: Path) -> list[dict]:
     return [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
 
 
-def test_a_killed_run_resumes_to_the_same_losses_samples_and_weights(tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    for root in (whole, killed):
-        root.mkdir()
-        tiny_targets(root)
-        tiny_model_config(root)
-    first = start(whole, whole / "journal", 0.0)
-    kill_after = random.Random().randint(5, 11)
-    second = start(killed, killed / "journal", 0.15)
+def wait_for(journal: Path, steps: int, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 240
-    while len(records(killed / "journal")) < kill_after and second.poll() is None and time.monotonic() < deadline:
+    while len(records(journal)) < steps and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(second.pid, signal.SIGKILL)
-    second.wait()
-    assert first.wait(timeout=240) == 0, (whole / "log.txt").read_text()[-3000:]
-    before = len(records(killed / "journal"))
-    assert kill_after <= before < 14
-    assert start(killed, killed / "journal", 0.0).wait(timeout=240) == 0, (killed / "log.txt").read_text()[-3000:]
 
+
+def check_same(whole: Path, other: Path) -> None:
+    """A run that was stopped and went on took the steps and ended with the weights of one that was left alone."""
     expected = {r["step"]: r for r in records(whole / "journal")}
-    resumed = records(killed / "journal")[before:]
-    assert resumed[0]["step"] > 1, "the second process started from nothing"
-    assert [r["step"] for r in resumed] == list(range(resumed[0]["step"], 15))
-    for record in records(killed / "journal"):
+    for record in records(other / "journal"):
         wanted = expected[record["step"]]
         assert record["rows"] == wanted["rows"]
         assert (record["loss"], record["norm"], record["lr"]) == pytest.approx((wanted["loss"], wanted["norm"], wanted["lr"]), rel=1e-6)
-    a, b = (load_weights(latest_checkpoint(root / "train")) for root in (whole, killed))
+    a, b = (load_weights(latest_checkpoint(root / "train")) for root in (whole, other))
     assert a.keys() == b.keys()
     assert all(torch.allclose(a[name], b[name], rtol=1e-5, atol=1e-7) for name in a)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run that nobody disturbs."""
+    root = tmp_path_factory.mktemp("whole")
+    tiny_targets(root)
+    tiny_model_config(root)
+    assert start(root, root / "journal", 0.0).wait(timeout=240) == 0, (root / "log.txt").read_text()[-3000:]
+    return root
+
+
+@pytest.fixture
+def stopped(tmp_path) -> Path:
+    """A run directory with the same inputs, to disturb."""
+    tiny_targets(tmp_path)
+    tiny_model_config(tmp_path)
+    return tmp_path
+
+
+def test_a_killed_run_resumes_to_the_same_losses_samples_and_weights(whole, stopped):
+    kill_after = random.Random().randint(5, 11)
+    process = start(stopped, stopped / "journal", 0.15)
+    wait_for(stopped / "journal", kill_after, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = len(records(stopped / "journal"))
+    assert kill_after <= before < 14
+    assert start(stopped, stopped / "journal", 0.0).wait(timeout=240) == 0, (stopped / "log.txt").read_text()[-3000:]
+    resumed = records(stopped / "journal")[before:]
+    assert resumed[0]["step"] > 1, "the second process started from nothing"
+    assert [r["step"] for r in resumed] == list(range(resumed[0]["step"], 15))
+    check_same(whole, stopped)
+
+
+def test_an_interrupted_run_saves_its_last_step_and_goes_on_from_there(whole, stopped):
+    journal, log = stopped / "journal", stopped / "log.txt"
+    for number, steps in ((signal.SIGTERM, 3), (signal.SIGINT, 8)):
+        process = start(stopped, journal, 0.15)
+        wait_for(journal, steps, process)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as a terminal does it: the data workers get it too
+        else:
+            process.send_signal(number)
+        assert process.wait(timeout=120) == 130, log.read_text()[-3000:]
+        assert log.read_text().endswith("interrupted: the same command goes on from the last checkpoint\n") and "Traceback" not in log.read_text()
+        taken = len(records(journal))
+        assert steps <= taken < 14 and step_of(latest_checkpoint(stopped / "train", resumable=True)) == taken
+    assert start(stopped, journal, 0.0).wait(timeout=240) == 0, log.read_text()[-3000:]
+    assert [r["step"] for r in records(journal)] == list(range(1, 15))
+    check_same(whole, stopped)
+
+
+def test_a_second_interruption_ends_at_once(stopped):
+    process = start(stopped, stopped / "journal", 60.0)
+    wait_for(stopped / "journal", 1, process)
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.5)
+    assert process.wait(timeout=30) == 130, (stopped / "log.txt").read_text()[-3000:]
+    assert "interrupted: the same command goes on" in (stopped / "log.txt").read_text()
+    assert latest_checkpoint(stopped / "train") is None
 
 
 def test_bad_clips_are_skipped_listed_and_too_many_are_an_error(tmp_path):
@@ -80,17 +131,77 @@ def test_bad_clips_are_skipped_listed_and_too_many_are_an_error(tmp_path):
         train(cfg)
 
 
-def test_another_configuration_in_the_same_place_is_refused(tmp_path):
-    tiny_targets(tmp_path)
-    cfg = config(tmp_path)
+def short_run(root: Path) -> DestaConfig:
+    tiny_targets(root)
+    cfg = config(root)
     cfg.data.num_workers, cfg.trainer.max_steps = 0, 2
+    return cfg
+
+
+def test_what_decides_the_result_may_not_change_and_what_saves_memory_may(tmp_path):
+    cfg = short_run(tmp_path)
     done = train(cfg)
     assert train(cfg) == done  # nothing left to do
-    cfg.optim.lr = 0.5
-    with pytest.raises(ValueError, match=r"another configuration.*optim"):
+    cfg.data.micro_batch_tokens, cfg.data.taps_cache_gib, cfg.data.max_bad_fraction, cfg.data.num_workers = 100, 0.0, 0.5, 1
+    assert train(cfg) == done
+    for section, key, value in (("optim", "lr", 0.5), ("trainer", "precision", "bf16-mixed"), ("model", "llm_precision", Precision.bf16)):
+        other = copy.deepcopy(cfg)
+        setattr(getattr(other, section), key, value)
+        with pytest.raises(ValueError, match=rf"another configuration \(different: {section}\.{key.replace('precision', '')}.*remove .*train"):
+            train(other)
+
+
+def test_a_finished_run_beside_other_targets_or_without_a_record_is_not_done(tmp_path):
+    cfg = short_run(tmp_path)
+    train(cfg)
+    tiny_targets(tmp_path, clips=13)
+    with pytest.raises(ValueError, match=r"run on other targets.*remove .*train"):
         train(cfg)
+    (tmp_path / "train" / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match=r"no readable manifest\.json.*remove .*train"):
+        train(cfg)
+    (tmp_path / "train" / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"no readable manifest\.json.*remove .*train"):
+        train(cfg)
+
+
+def test_a_damaged_newest_checkpoint_costs_only_its_steps(tmp_path, caplog):
+    cfg = short_run(tmp_path)
+    cfg.trainer.checkpoint_every_steps = 1
+    last = train(cfg)
+    weights = load_weights(last)
+    state = last / "training_state" / "state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    again = train(cfg)
+    assert "is damaged" in caplog.text and "step=2.ckpt.damaged" in {path.name for path in last.parent.iterdir()}
+    assert step_of(again) == 2
+    assert all(torch.allclose(tensor, weights[name], rtol=1e-5, atol=1e-7) for name, tensor in load_weights(again).items())
 
 
 def test_missing_targets_say_which_command_writes_them(tmp_path):
     with pytest.raises(ValueError, match=r"generate_targets\.py"):
         train(config(tmp_path))
+
+
+def test_damaged_targets_are_named_with_the_remedy(tmp_path):
+    tiny_targets(tmp_path)
+    path = tmp_path / "targets" / "cuts_train.jsonl.gz"
+    whole = path.read_bytes()
+    lines = gzip.decompress(whole).splitlines()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 0xFF
+    damaged = [whole[: len(whole) // 2], gzip.compress(b"\n".join([*lines[:-1], lines[-1][:200]])), bytes(flipped), gzip.compress(b""), b"no gzip"]
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"cuts_train\.jsonl\.gz.*generate_targets\.py"):
+            load_targets(tmp_path)
+
+
+def test_unknown_fields_of_targets_are_left_out_and_counted(tmp_path):
+    cuts = tiny_targets(tmp_path)
+    path = tmp_path / "targets" / "cuts_train.jsonl.gz"
+    rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    path.write_bytes(gzip.compress("\n".join(json.dumps({**row, "mood": "calm"}) for row in rows).encode()))
+    problems: list[str] = []
+    assert list(load_targets(tmp_path, problems=problems)) == list(cuts)
+    assert problems == [f"{path}: unknown field 'mood' left out of 12 cuts"]

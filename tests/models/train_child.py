@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+from nemo_desta.cli import say_errors
 from nemo_desta.config import DataConfig, DestaConfig, OptimConfig, TrainerConfig
 from nemo_desta.models.lightning import DestaModule
 from nemo_desta.models.training import train
@@ -33,7 +34,8 @@ def main() -> None:
         log_step(self, batch, loss, tokens, norm, lr)
 
     DestaModule._log_step = journaled
-    train(config(root))
+    with say_errors("from the last checkpoint"):
+        train(config(root))
 
 
 if __name__ == "__main__":

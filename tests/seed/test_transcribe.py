@@ -1,13 +1,16 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import soundfile as sf
-from lhotse import MonoCut, Recording, SupervisionSegment
+import torch
+from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.utils import fastcopy
 
+from nemo_desta.config import CorpusConfig, SourceConfig
+from nemo_desta.corpora import REGISTRY, CorpusRecipe, mixture
 from nemo_desta.seed.attributes import attributes_of
-from nemo_desta.seed.transcribe import _batches, needs_transcript, transcribe, whisper_language, with_text
+from nemo_desta.seed.transcribe import needs_transcript, transcribe, with_text
+
+CREDIT = {"dataset": "mute", "split": "train", "license": "CC0-1.0", "attribution": "nobody", "group": "g", "origin": "made here"}
 
 
 @pytest.fixture
@@ -23,30 +26,16 @@ def noise_cut(tmp_path):
     return make
 
 
-@pytest.fixture(scope="module")
-def tiny_whisper(tmp_path_factory) -> Path:
-    """A Whisper of random weights in Hugging Face layout, with a real byte-level tokenizer of few tokens."""
-    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperProcessor, WhisperTokenizer
-    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+class Scribe:
+    """Writes down the length and loudness of what it hears."""
 
-    path = tmp_path_factory.mktemp("whisper") / "whisper-tiny-random"
-    characters = {chr(c): i for i, c in enumerate([*range(33, 127), *range(161, 173), *range(174, 512)])}
-    tokenizer = WhisperTokenizer(vocab=characters | {"<|endoftext|>": len(characters)}, merges=[])
-    special = ["<|startoftranscript|>", *(f"<|{code}|>" for code in LANGUAGES), "<|translate|>", "<|transcribe|>", "<|nospeech|>", "<|notimestamps|>"]
-    tokenizer.add_special_tokens({"additional_special_tokens": special})
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in [*special, "<|endoftext|>"]}
-    config = WhisperConfig(
-        vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=16, decoder_ffn_dim=16, num_mel_bins=80, bos_token_id=ids["<|endoftext|>"], eos_token_id=ids["<|endoftext|>"],
-        pad_token_id=ids["<|endoftext|>"], decoder_start_token_id=ids["<|startoftranscript|>"], max_target_positions=300,
-    )  # fmt: skip
-    model = WhisperForConditionalGeneration(config)
-    settings = model.generation_config
-    # Random weights may say anything but these, so that a text comes out.
-    settings.suppress_tokens = sorted({*ids.values(), *range(94, len(characters))})[:-1]
-    model.save_pretrained(path)
-    WhisperProcessor(WhisperFeatureExtractor(), tokenizer).save_pretrained(path)
-    return path
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def transcribe(self, samples):
+        self.calls.append(len(samples))
+        assert all(x.dtype == torch.float32 and x.dim() == 1 for x in samples)
+        return ["" if float(x.abs().max()) == 0 else f"{len(x)} samples" for x in samples]
 
 
 def test_only_speech_without_words_is_transcribed(noise_cut):
@@ -70,51 +59,57 @@ def test_text_is_marked_with_its_source(noise_cut):
     assert bare.supervisions[0].text == "Hi" and bare.supervisions[0].duration == cut.duration
 
 
-def test_languages_are_translated_to_whispers_names():
-    known = {"english", "chinese", "dutch"}
-    assert whisper_language("English", known) == "english"
-    assert whisper_language("Mandarin", known) == "chinese"
-    assert whisper_language("Klingon", known) is None
-    assert whisper_language(None, known) is None
-
-
-def test_batches_hold_one_language_and_every_clip_once(noise_cut):
-    cuts = [noise_cut(f"c{i}", 0.3 + 0.1 * (i % 4)) for i in range(9)]
-    languages = ["dutch", "english", None] * 3
-    batches = list(_batches(cuts, languages, 2))
-    assert sorted(i for batch in batches for i in batch) == list(range(9))
-    assert all(len(batch) <= 2 and len({languages[i] for i in batch}) == 1 for batch in batches)
-
-
-def test_a_random_whisper_transcribes_in_order(noise_cut, tiny_whisper):
-    cuts = [noise_cut("a", 0.6, language="Dutch"), noise_cut("b", 0.5, text="known"), noise_cut("c", 0.9), noise_cut("d", 0.4, domain="sound")]
-    out = transcribe(cuts, tiny_whisper, batch_size=2)
-    assert [cut.id for cut in out] == ["a", "b", "c", "d"]
+def test_clips_are_transcribed_in_batches_and_come_back_in_order(noise_cut):
+    scribe = Scribe()
+    lengths = {"a": 0.6, "c": 0.9, "e": 0.3}
+    cuts = [noise_cut("a", 0.6), noise_cut("b", 0.5, text="known"), noise_cut("c", 0.9), noise_cut("d", 0.4, domain="sound"), noise_cut("e", 0.3)]
+    out = transcribe(cuts, scribe, source="scribe", batch_size=2)
+    assert scribe.calls == [2, 1] and [cut.id for cut in out] == ["a", "b", "c", "d", "e"]
     assert out[1] is cuts[1] and out[3] is cuts[3]
-    for cut in (out[0], out[2]):
-        assert cut.supervisions[0].text
-        assert cut.custom["text_source"] == "whisper-tiny-random"
+    for cut in (out[0], out[2], out[4]):
+        assert cut.supervisions[0].text == f"{round(lengths[cut.id] * 16_000)} samples" and cut.custom["text_source"] == "scribe"
 
 
-def test_nothing_to_do_loads_no_model(noise_cut):
-    cuts = [noise_cut("a", 0.5, text="known")]
-    assert transcribe(cuts, "no/such/model") == cuts
+def test_a_clip_in_which_nobody_speaks_stays_as_it_is(noise_cut, tmp_path):
+    cut = noise_cut("a", 0.5)
+    sf.write(tmp_path / "a.flac", np.zeros(8_000, dtype=np.float32), 16_000)
+    assert transcribe([cut], Scribe(), source="scribe") == [cut]
+
+
+def test_nothing_to_do_asks_nobody(noise_cut):
+    cuts, scribe = [noise_cut("a", 0.5, text="known")], Scribe()
+    assert transcribe(cuts, scribe, source="scribe") == cuts and not scribe.calls
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        transcribe(cuts, "no/such/model", batch_size=0)
+        transcribe(cuts, scribe, source="scribe", batch_size=0)
+    with pytest.raises(ValueError, match="at 8000 Hz"):
+        transcribe([noise_cut("b", 0.5).resample(8_000)], scribe, source="scribe")
+
+
+def test_a_mixture_is_transcribed_by_the_one_that_the_configuration_names(tmp_path, noise_cut, monkeypatch):
+    cuts = [fastcopy(noise_cut(name, 0.5, text=text), custom={"domain": "speech", **CREDIT}) for name, text in (("a", None), ("b", "known"))]
+    recipe = CorpusRecipe("mute", lambda *_, **__: CutSet.from_cuts(cuts), (), "speech", "CC0-1.0", "speech without words")
+    monkeypatch.setitem(REGISTRY, "mute", recipe)
+    monkeypatch.setattr(mixture, "corpus_summary", lambda *_: {"skipped": {}})
+    cfg = CorpusConfig(sources=[SourceConfig("mute")], transcribe="asset://scribe")
+    with pytest.raises(ValueError, match="do not go together"):
+        mixture.prepare_mixture(cfg, tmp_path / "corpus", {})
+    train, _ = mixture.prepare_mixture(cfg, tmp_path / "corpus", {}, Scribe())
+    assert [(cut.supervisions[0].text, cut.custom.get("text_source")) for cut in train] == [("8000 samples", "scribe"), ("known", None)]
+    assert mixture.is_current(cfg, tmp_path / "corpus", ())
+    assert not mixture.is_current(CorpusConfig(sources=cfg.sources), tmp_path / "corpus", ())
 
 
 @pytest.mark.assets
-def test_whisper_base_transcribes_english(tmp_path):
-    from nemo_desta.assets import fetch, resolve_model
-
-    sounds = fetch(["asterisk-core-sounds-en-g722"])["asterisk-core-sounds-en-g722"]
+def test_whisper_base_gives_a_spoken_clip_its_words(tmp_path, asset):
     from nemo_desta.corpora.audio import decode, to_mono_16k
+    from nemo_desta.modules.transcriber import WhisperTranscriber
 
-    wave = to_mono_16k(*decode(next(sounds.rglob("vm-goodbye.g722"))))
+    found = asset("asterisk-core-sounds-en-g722", "whisper-base")
+    wave = to_mono_16k(*decode(next(found["asterisk-core-sounds-en-g722"].rglob("vm-goodbye.g722"))))
     sf.write(tmp_path / "a.flac", wave, 16_000)
     recording = Recording.from_file(tmp_path / "a.flac")
     source = SupervisionSegment("a", recording.id, 0.0, recording.duration, language="English", custom={})
     cut = fastcopy(recording.to_cut(), id="a", supervisions=[source], custom={"domain": "speech"})
-    (told,) = transcribe([cut], resolve_model("asset://whisper-base"))
+    (told,) = transcribe([cut], WhisperTranscriber.from_pretrained(found["whisper-base"]), source="whisper-base")
     assert "goodbye" in told.supervisions[0].text.lower()
     assert told.custom["text_source"] == "whisper-base"

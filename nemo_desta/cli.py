@@ -1,0 +1,66 @@
+"""What the command-line programs do about errors: a user's mistake and the machine's limits are one sentence, a programming error keeps its traceback."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError
+
+from nemo_desta.assets import AssetError
+
+logger = logging.getLogger(__name__)
+
+FAILED, INTERRUPTED = 1, 130  # exit codes; 130 = 128 + SIGINT, what a shell makes of Ctrl-C
+USERS = (ValueError, OSError, AssetError, SafetensorError, OmegaConfBaseException)
+# Torch reports the limits of the machine as plain RuntimeErrors: they are known by their text, every other RuntimeError keeps its traceback.
+LIMITS = {
+    "out of memory": "a smaller batch needs less memory (data.micro_batch_tokens, generation.batch_tokens, eval.batch_rows)",
+    "not enough memory": "a smaller batch needs less memory (data.micro_batch_tokens, generation.batch_tokens, eval.batch_rows)",
+    "PytorchStreamWriter failed": "the disk is full or not writable: make room or choose another run_dir",
+    "No space left on device": "a disk is full (or shared memory, where data workers pass on what they read): make room, or lower data.num_workers",
+    "DataLoader worker": "a data worker died: less memory is needed with a lower data.num_workers",
+}
+
+
+@contextmanager
+def say_errors(what_goes_on: str) -> Iterator[None]:
+    """End the program with one sentence on stderr instead of a traceback.
+
+    Args:
+        what_goes_on: what the same command does after Ctrl-C, to follow "the same command goes on", e.g. "from the last checkpoint".
+
+    Raises:
+        SystemExit: code 1 after ``error: ...`` for a user's mistake or a limit of the machine; code 130 after ``interrupted: ...`` for Ctrl-C.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        _end(f"interrupted: the same command goes on {what_goes_on}", INTERRUPTED)
+    except USERS as error:
+        _end(f"error: {sentence(error)}", FAILED)
+    except (RuntimeError, MemoryError) as error:
+        remedy = _remedy(error)
+        if remedy is None:
+            raise
+        _end(f"error: {sentence(error)} -- {remedy}", FAILED)
+
+
+def sentence(error: BaseException) -> str:
+    """An error's message on one line; its kind where it has no message."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _remedy(error: BaseException) -> str | None:
+    text = "out of memory" if isinstance(error, MemoryError) else str(error)
+    return next((remedy for pattern, remedy in LIMITS.items() if pattern in text), None)
+
+
+def _end(text: str, code: int) -> None:
+    logger.debug("ended by", exc_info=True)
+    sys.stderr.write(f"{text}\n")
+    sys.exit(code)

@@ -16,6 +16,7 @@ from nemo_desta import assets
 from nemo_desta.cli import say_errors
 from nemo_desta.config import typed
 from nemo_desta.corpora.mixture import is_current, prepare_mixture, read_manifest, required_assets, summary_table
+from nemo_desta.modules.transcriber import WhisperTranscriber
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,8 @@ def main(raw: DictConfig) -> None:
         if is_current(cfg.corpus, root, obtainable):
             logger.info("%s is up to date", root)
         else:
-            prepare_mixture(cfg.corpus, root, assets.fetch(obtainable))
+            transcriber = WhisperTranscriber.from_pretrained(cfg.corpus.transcribe) if cfg.corpus.transcribe else None
+            prepare_mixture(cfg.corpus, root, assets.fetch(obtainable), transcriber)
         summary = summary_table(read_manifest(root) or {})
     logger.info("corpus in %s\n%s", root, summary)
 

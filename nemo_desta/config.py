@@ -44,6 +44,7 @@ class ConnectorConfig:
     ffn_size: int = 3072  # width of the Q-Former's feed-forward layer
     dropout: float = 0.1  # hidden and attention dropout
     taps: list[int] | None = None  # 0-based encoder layers whose outputs are read; null = the encoder's own default
+    normalize_taps: bool = False  # standardise every frame of a tap (no parameters): a departure that makes short runs learn; the reference reads raw taps
     init: ConnectorInit = ConnectorInit.reference  # of the output projection: reference | embedding_scale
 
 
@@ -154,7 +155,7 @@ class TrainerConfig:
     num_nodes: int = 1  # machines
     accelerator: str = "auto"  # auto | cpu | gpu
     strategy: str = "auto"  # auto | ddp
-    precision: str = "32-true"  # Lightning's; the backbone's own format is model.llm_precision
+    precision: str = "32-true"  # Lightning's, of the connector (reference: bf16-mixed); auto = bf16-mixed where the device computes bf16 natively, else 32-true
     log_every_steps: int = 10  # steps between points of the curves
     checkpoint_every_steps: int = 1000  # steps between checkpoints
     keep_checkpoints: int = 2  # besides the last

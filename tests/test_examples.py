@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 
 from nemo_desta.assets import AssetError
 from nemo_desta.cli import say_errors
+from tools import demo
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -80,3 +81,11 @@ def test_an_interruption_has_the_exit_code_of_ctrl_c(capsys):
 def test_a_programming_error_keeps_its_traceback(error):
     with pytest.raises(type(error)), say_errors("where it stopped"):
         raise error
+
+
+def test_the_demo_does_not_call_an_interrupted_stage_failed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo.console, "file", sys.stdout)
+    stage = demo.Stage("train", "what", (sys.executable, "-c", "raise SystemExit(130)"), "a remedy")
+    assert demo.run_all([stage], tmp_path, "make demo") == 130
+    said = capsys.readouterr().out
+    assert "go on with:  make demo" in said and "failed" not in said and "a remedy" not in said

@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 import nemo_desta.config  # noqa: F401  (registers the schema that the YAML files are merged onto)
+from nemo_desta.cli import INTERRUPTED
 from nemo_desta.provenance import write_json_atomic
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -257,8 +258,10 @@ def run_all(stages: Sequence[Stage], run_dir: Path, again: str) -> int:
         try:
             exit_code = run_stage(stage, StageLog(path, stage.name))
         except KeyboardInterrupt:
+            exit_code = INTERRUPTED
+        if exit_code == INTERRUPTED:  # also where only the stage got the signal: it has saved what it has
             console.print(f"\nStopped in stage '{stage.name}'. What is done is kept; go on with:  {again}", markup=False)
-            return 130
+            return INTERRUPTED
         if exit_code != 0:
             console.print(f"\nStage '{stage.name}' failed ({exit_reason(exit_code)}).\nWhat to do: {stage.remedy}", markup=False)
             return 1

@@ -63,6 +63,7 @@ def checkpoint_config(cfg: ModelConfig, *, taps: list[int], max_transcript_token
         "ffn_size": cfg.connector.ffn_size,
         "dropout": cfg.connector.dropout,
         "init": cfg.connector.init.value,
+        "normalize_taps": cfg.connector.normalize_taps,
         "pad_to": cfg.pad_to.value,
         "llm_precision": cfg.llm_precision.value,
         # The resolved format, not the word `auto`: on another machine the connector must hear what it heard in training.
@@ -104,6 +105,7 @@ def model_config(card: CheckpointConfig, overrides: Mapping[str, Any]) -> tuple[
         ffn_size=own.get("ffn_size", 3072),
         dropout=own.get("dropout", 0.1),
         taps=own.get("taps"),
+        normalize_taps=own.get("normalize_taps", False),
         init=ConnectorInit(own.get("init", ConnectorInit.reference.value)),
     )
     cfg = ModelConfig(

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Self
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from nemo_desta.checkpoint import is_complete
+from nemo_desta.checkpoint import is_complete, step_of
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,17 @@ class SaveAndStop(Callback):
         wanted = trainer.global_step > 0 and not is_complete(folder, resumable=True)
         if trainer.strategy.broadcast(wanted):  # saving is an act of all processes: the first one decides, whatever the others see on their disks
             trainer.save_checkpoint(folder)
+        keep = trainer.checkpoint_callback.save_top_k  # type: ignore[union-attr]
+        if trainer.is_global_zero and keep >= 0:
+            remove_older(folder.parent, keep + 1)
         self._training = False
+
+
+def remove_older(folder: Path, keep: int) -> None:
+    """Remove all but the newest checkpoints: those of earlier starts, which NeMo's callback forgets when a run goes on."""
+    complete = sorted((path for path in folder.glob("step=*.ckpt") if is_complete(path)), key=lambda path: step_of(path) or 0)
+    for path in complete[: max(len(complete) - keep, 0)]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _may_handle_signals() -> bool:

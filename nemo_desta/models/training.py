@@ -13,7 +13,7 @@ import torch
 from lhotse import CutSet
 from omegaconf import OmegaConf
 
-from nemo_desta.backbones.hf import resolve_dtype
+from nemo_desta.backbones.hf import has_native_bf16, resolve_dtype
 from nemo_desta.checkpoint import latest_checkpoint, step_of
 from nemo_desta.checkpoint.lightning_io import DirectoryCheckpointIO, resumable_checkpoint
 from nemo_desta.config import DestaConfig
@@ -132,6 +132,11 @@ def load_targets(run_dir: Path, *, problems: list[str] | None = None) -> CutSet:
     return cuts
 
 
+def _precision(name: str) -> str:
+    """Lightning's name of a precision; `auto` is decided by the hardware."""
+    return name if name != "auto" else "bf16-mixed" if has_native_bf16() else "32-true"
+
+
 def make_trainer(cfg: DestaConfig, module: DestaModule, stop: SaveAndStop) -> pl.Trainer:
     """A Lightning trainer under NeMo's experiment manager: loggers, checkpoints, resuming."""
     t = cfg.trainer
@@ -140,7 +145,7 @@ def make_trainer(cfg: DestaConfig, module: DestaModule, stop: SaveAndStop) -> pl
         devices=t.devices,
         num_nodes=t.num_nodes,
         strategy=t.strategy,
-        precision=t.precision,  # type: ignore[arg-type]
+        precision=_precision(t.precision),  # type: ignore[arg-type]
         max_steps=t.max_steps,
         max_epochs=-1,
         log_every_n_steps=t.log_every_steps,
@@ -214,7 +219,7 @@ def _settings(cfg: DestaConfig) -> dict[str, Any]:
     for part, precision in (("llm", cfg.model.llm_precision), ("encoder", cfg.model.encoder_precision)):  # "auto" is another format on another machine
         del decisive["model"][f"{part}_precision"]
         decisive["model"][f"{part}_dtype"] = str(resolve_dtype(precision)).removeprefix("torch.")
-    return {**decisive, "trainer": {key: tree["trainer"][key] for key in ("max_steps", "precision")}}
+    return {**decisive, "trainer": {"max_steps": tree["trainer"]["max_steps"], "precision": _precision(tree["trainer"]["precision"])}}
 
 
 def _check_same_run(folder: Path, settings: dict[str, Any], targets_sha256: str) -> None:

@@ -125,6 +125,8 @@ class QFormerConnector(nn.Module):
         num_queries: vectors per clip (paper: 64).
         ffn_size: feed-forward width (paper: 3072).
         dropout: hidden and attention dropout (paper: 0.1).
+        normalize_taps: give every frame of a tap zero mean and unit variance first (paper: no). Whisper's raw taps have a few dimensions a hundred times
+            larger than the rest, which a short run cannot unlearn. Has no parameters, so checkpoints have the same tensors.
 
     Raises:
         ValueError: if the heads do not divide the width, or a size is not positive.
@@ -141,8 +143,10 @@ class QFormerConnector(nn.Module):
         num_queries: int = 64,
         ffn_size: int = 3072,
         dropout: float = 0.1,
+        normalize_taps: bool = False,
     ) -> None:
         super().__init__()
+        self.normalize_taps = normalize_taps
         sizes = {"encoder_dim": encoder_dim, "llm_dim": llm_dim, "num_taps": num_taps, "num_heads": num_heads}
         sizes |= {"num_layers": num_layers, "num_queries": num_queries, "ffn_size": ffn_size}
         for name, value in sizes.items():
@@ -163,7 +167,15 @@ class QFormerConnector(nn.Module):
     def from_config(cls, config: "ConnectorConfig", *, encoder_dim: int, llm_dim: int, num_taps: int, num_heads: int) -> "QFormerConnector":
         """Build a connector from its configuration group and the sizes of its neighbours."""
         sizes = {"num_layers": config.num_layers, "num_queries": config.num_queries, "ffn_size": config.ffn_size}
-        return cls(encoder_dim=encoder_dim, llm_dim=llm_dim, num_taps=num_taps, num_heads=num_heads, dropout=config.dropout, **sizes)
+        return cls(
+            encoder_dim=encoder_dim,
+            llm_dim=llm_dim,
+            num_taps=num_taps,
+            num_heads=num_heads,
+            dropout=config.dropout,
+            normalize_taps=config.normalize_taps,
+            **sizes,
+        )
 
     def forward(self, taps_NBTD: Tensor, frame_mask_BT: Tensor | None = None) -> Tensor:
         """Compress the taps of a batch of clips.
@@ -183,6 +195,8 @@ class QFormerConnector(nn.Module):
             raise ValueError(f"connector: taps have shape {tuple(taps_NBTD.shape)}, expected {want}; build encoder and connector from one configuration")
         if taps_NBTD.is_meta or not torch.is_autocast_enabled(taps_NBTD.device.type):
             taps_NBTD = taps_NBTD.to(self.layer_weights.dtype)
+        if self.normalize_taps:
+            taps_NBTD = F.layer_norm(taps_NBTD, taps_NBTD.shape[-1:])
         prompts_NQD = torch.cat(list(self.layer_prompts))
         out_NBQD = self.qformer(prompts_NQD, taps_NBTD, frame_mask_BT)
         mix_N1Q1 = self.layer_weights.softmax(dim=-1).T[:, None, :, None]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import CohereConfig, Gemma2Config, GPT2Config, GraniteConfig, LlamaConfig, LlamaForCausalLM, MistralConfig, Qwen2Config, Qwen3Config
 
-from nemo_desta.backbones.hf import HFBackbone, resolve_dtype
+from nemo_desta.backbones.hf import HFBackbone, resolve_dtype, shared_beginning
 from nemo_desta.config import Precision
 from nemo_desta.data.conversation import IGNORE, Rendered
 from nemo_desta.data.packing import pack
@@ -135,3 +135,35 @@ def test_precision_names():
     assert resolve_dtype(Precision.fp32) == torch.float32
     assert resolve_dtype(Precision.bf16) == torch.bfloat16
     assert resolve_dtype(Precision.auto) in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.model_type)
+def test_a_shared_beginning_is_computed_once_and_changes_nothing(config, monkeypatch):
+    torch.manual_seed(0)
+    backbone = HFBackbone.from_config(config)
+    beginning = list(range(20, 32))
+    same = [Rendered(beginning + r.input_ids, [], [], [IGNORE] * 12 + r.labels, 0) for r in rows()]
+    packed = pack(same, [[], [], []], 1)
+    assert shared_beginning(packed) == 12
+    results = []
+    for least in (8, 10_000):  # with and without sharing
+        monkeypatch.setattr("nemo_desta.backbones.hf.MIN_SHARED", least)
+        embeds = backbone.embed(packed.input_ids_T).detach().requires_grad_()
+        total, tokens = backbone.loss(embeds, packed)
+        total.backward()
+        results.append((float(total.detach()), tokens, embeds.grad[packed.position_ids_T >= 12]))
+    assert results[0][1] == results[1][1]
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    assert torch.allclose(results[0][2], results[1][2], rtol=1e-4, atol=1e-6)
+
+
+def test_a_beginning_ends_before_audio_labels_and_differences():
+    base = Rendered(list(range(30)), [(20, 2)], [(22, 0)], [IGNORE] * 25 + list(range(25, 30)), 0)
+    other = Rendered([*range(15), 99, *range(16, 30)], [(20, 2)], [(22, 0)], base.labels, 0)
+    early = Rendered(base.input_ids, [(10, 2)], [(12, 0)], base.labels, 0)
+    labelled = Rendered(base.input_ids, [(20, 2)], [(22, 0)], [IGNORE] * 6 + base.input_ids[6:], 0)
+    assert shared_beginning(pack([base, base], [[0], [0]], 2)) == 20
+    assert shared_beginning(pack([base, other], [[0], [0]], 2)) == 15
+    assert shared_beginning(pack([base, early], [[0], [0]], 2)) == 10
+    assert shared_beginning(pack([base, labelled], [[0], [0]], 2)) == 5
+    assert shared_beginning(pack([base], [[0]], 2)) == 0

@@ -44,7 +44,7 @@ def test_foreign_and_broken_checkpoints_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"no config\.json"):
         read_config(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(ValueError, match="not a DeSTA2.5-Audio checkpoint"):
+    with pytest.raises(ValueError, match=r"not a DeSTA2\.5-Audio checkpoint"):
         read_config(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"cut off")
     with pytest.raises(ValueError, match="cannot read the weights"):

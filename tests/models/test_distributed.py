@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,39 +45,46 @@ def skipping(root: Path, rank: int, world: int) -> tuple[list[str], str]:
     return sorted(module.skipped), said
 
 
-def worker(rank: int, root: str, port: int, what: Callable) -> None:
+def worker(rank: int, root: str, port: int) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    torch.save(what(Path(root), rank, 2), Path(root) / f"rank{rank}.pt")
+    torch.save([what(Path(root), rank, 2) for what in (gradient_of, skipping)], Path(root) / f"rank{rank}.pt")
     dist.destroy_process_group()
 
 
-def in_two_processes(root: Path, what: Callable) -> list:
-    """What a function (of folder, rank, number of processes) returns on each of two processes."""
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    tiny_targets(folder, clips=3, rows_each=1)  # rank 0 has two clips, rank 1 one
+    tiny_model_config(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def of_processes(root) -> list[tuple]:
+    """(what `gradient_of` returns, what `skipping` returns) on each of two processes; they are started once, for that takes most of the time."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = mp.spawn(worker, args=(str(root), port, what), nprocs=2, join=False)
+    context = mp.spawn(worker, args=(str(root), port), nprocs=2, join=False)
     deadline = time.monotonic() + 120
     while not context.join(timeout=5):  # True once all have ended; raises what a process raised
         assert time.monotonic() < deadline, "the processes hang"
     return [torch.load(root / f"rank{rank}.pt") for rank in range(2)]
 
 
-def test_two_processes_take_the_step_of_one(tmp_path):
-    tiny_targets(tmp_path, clips=3, rows_each=1)  # rank 0 has two clips, rank 1 one
-    tiny_model_config(tmp_path)
-    loss, tokens, gradient = gradient_of(tmp_path, 0, 1)
-    for other_loss, other_tokens, other_gradient in in_two_processes(tmp_path, gradient_of):
+def test_two_processes_take_the_step_of_one(root, of_processes):
+    loss, tokens, gradient = gradient_of(root, 0, 1)
+    for (other_loss, other_tokens, other_gradient), _ in of_processes:
         assert other_tokens == tokens
         assert other_loss == pytest.approx(loss, rel=1e-5)
         assert torch.allclose(other_gradient, gradient, rtol=1e-4, atol=1e-7)
 
 
-def test_skipped_rows_are_counted_over_all_processes_and_end_all_of_them(tmp_path):
-    for skipped, said in in_two_processes(tmp_path, skipping):
+def test_skipped_rows_are_counted_over_all_processes_and_end_all_of_them(root, of_processes):
+    for _, (skipped, said) in of_processes:
         assert skipped == ["a", "b0", "b1"]
         assert said.startswith("3 of 10 training rows could not be used")
-    listed = [json.loads(line)["row"] for line in (tmp_path / "skipped_rows.jsonl").read_text().splitlines()]
+    listed = [json.loads(line)["row"] for line in (root / "skipped_rows.jsonl").read_text().splitlines()]
     assert sorted(listed) == ["a", "b0", "b1"]  # each once

@@ -10,12 +10,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from nemo_desta.checkpoint import latest_checkpoint, load_weights, step_of
+from nemo_desta.checkpoint import CheckpointConfig, latest_checkpoint, load_weights, step_of
+from nemo_desta.checkpoint.lightning_io import DirectoryCheckpointIO
 from nemo_desta.config import DestaConfig, Precision
+from nemo_desta.models.interruption import SaveAndStop
 from nemo_desta.models.training import load_targets, train
 from tests.models.train_child import config
 from tests.tiny import tiny_model_config, tiny_targets
@@ -99,6 +102,8 @@ def test_an_interrupted_run_saves_its_last_step_and_goes_on_from_there(whole, st
         assert steps <= taken < 14 and step_of(latest_checkpoint(stopped / "train", resumable=True)) == taken
     assert start(stopped, journal, 0.0).wait(timeout=240) == 0, log.read_text()[-3000:]
     assert [r["step"] for r in records(journal)] == list(range(1, 15))
+    assert {path.name for path in (stopped / "train" / "checkpoints").iterdir()} <= {f"step={n}.ckpt" for n in range(7, 15)}  # those of early starts are gone
+    assert len(list((stopped / "train" / "checkpoints").iterdir())) == 3  # keep_checkpoints, and the last
     check_same(whole, stopped)
 
 
@@ -111,6 +116,28 @@ def test_a_second_interruption_ends_at_once(stopped):
     assert process.wait(timeout=30) == 130, (stopped / "log.txt").read_text()[-3000:]
     assert "interrupted: the same command goes on" in (stopped / "log.txt").read_text()
     assert latest_checkpoint(stopped / "train") is None
+
+
+class Group:
+    """What a strategy answers where another process got the signal, and where the first process lacks the checkpoint."""
+
+    def reduce_boolean_decision(self, decision: bool, all: bool) -> bool:
+        assert not all
+        return True
+
+    def broadcast(self, decision: bool) -> bool:
+        return True
+
+
+def test_all_processes_stop_and_save_when_one_must(tmp_path):
+    io, saved = DirectoryCheckpointIO(lambda: CheckpointConfig("llm", "encoder")), []
+    io.save_checkpoint({"state_dict": {"w": torch.zeros(1)}}, tmp_path / "step=3.ckpt")  # this process sees it already
+    checkpoints = SimpleNamespace(dirpath=tmp_path, save_top_k=2)
+    trainer = SimpleNamespace(strategy=Group(), global_step=3, checkpoint_callback=checkpoints, save_checkpoint=saved.append, is_global_zero=False)
+    stop = SaveAndStop()
+    stop.on_train_batch_end(trainer, None, None, None, 0)
+    stop.on_train_end(trainer, None)
+    assert trainer.should_stop and stop.requested and saved == [tmp_path / "step=3.ckpt"]
 
 
 def test_bad_clips_are_skipped_listed_and_too_many_are_an_error(tmp_path):

@@ -1,7 +1,7 @@
 """Ask a trained model about held-out clips and write the report.
 
     python examples/evaluate.py --config-name=desta25_mini                # two CPU cores; after train_desta.py
-    python examples/evaluate.py --config-name=desta25_mini eval.checkpoint=path/to/checkpoint
+    python examples/evaluate.py --config-name=desta25_mini 'eval.checkpoint="runs/mini/train/checkpoints/step=600.ckpt"'
 
 Writes <run_dir>/eval (predictions, scores) and <run_dir>/report (report.html, report.md, results.json). A killed run goes on where it stopped when the same
 command is given again; a finished one is scored and reported anew without asking the model.

@@ -1,4 +1,4 @@
-# make demo | test | lint | demo-ci | lock | clean
+# make demo | test | test-assets | lint | demo-ci | lock | clean
 #
 #   PYTHON=...       interpreter for the environment (3.11 or 3.12); found by itself where it is not given
 #   TORCH_INDEX=...  address of one more package index, e.g. PyTorch's CPU builds: saves about 3 GB of CUDA libraries on Linux without a GPU
@@ -44,7 +44,7 @@ echo "      or name one:  make PYTHON=/path/to/python3.11 ..." >&2; \
 exit 1
 endef
 
-.PHONY: help install demo demo-ci test lint format lock clean distclean
+.PHONY: help install demo demo-ci test test-assets lint format lock clean distclean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -79,6 +79,11 @@ test: $(STAMP)
 	@$(BIN)/python tools/fetch_assets.py fetch --tier ci --models \
 	  || { [ "$${CI:-}" != true ] && echo "make: not all assets are here; tests that need them will be skipped" >&2; }
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+## make test-assets  the tests of real packages, after fetching the lean tier's assets (704 MB)
+test-assets: $(STAMP)
+	@$(BIN)/python tools/fetch_assets.py fetch --tier lean --models
+	@$(BIN)/python -m pytest $(PYTEST_ARGS) -m assets
 
 ## make lint      ruff and mypy
 lint: $(STAMP)

@@ -112,6 +112,7 @@ class GenerationConfig:
     system_prompt: str = "Focus on the audio clips and instructions."  # of the generation and of the training messages
     seed: int = 0  # of the choice of prompts and of sampling
     focused_seed: bool = False  # the backbone reads only the asked attribute, not the whole description: for small backbones (paper: false)
+    prompt_files: list[str] = field(default_factory=list)  # YAML files or folders of prompts, "shipped" = the package's own pool; empty = that pool alone
     small_backbone_prompts: bool = False  # leave out the prompts that a small backbone answers wrongly for some value
     attribute_weights: dict[str, float] = field(default_factory=dict)  # share of an attribute among the attribute questions; 1 where not named
     drop_rejected: bool = True  # rows that a filter rejects are left out of the targets (they stay in rejected.jsonl)

@@ -52,13 +52,19 @@ def assets_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def asset() -> Callable[..., dict[str, Path]]:
-    """Function: names of assets -> their directories. Missing ones skip the test, or fail it under CI=true."""
-    from nemo_desta.assets import AssetError, fetch
+    """Function: names of assets -> their directories.
+
+    Of the ci tier and the models of the recipe, missing ones skip the test, or fail it under CI=true. Others are never fetched by a test.
+    """
+    from nemo_desta import assets
 
     def get(*names: str) -> dict[str, Path]:
+        beyond = [name for name in names if name not in (*assets.TIERS["ci"], *assets.RECIPE_MODELS) and not assets.is_cached(name)]
+        if beyond:
+            pytest.skip(f"needs {', '.join(beyond)}, not part of the ci tier: run 'make test-assets', or tools/fetch_assets.py with these names")
         try:
-            return fetch(names, progress=False)
-        except AssetError as error:
+            return assets.fetch(names, progress=False)
+        except assets.AssetError as error:
             missing(names, str(error))
             raise  # not reached: missing() ends the test
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.tiny import default_interrupt
 from tools import demo
 
 
@@ -115,7 +116,7 @@ sys.exit(demo.run_all([stage], Path(sys.argv[4]), "make demo"))
 def test_ctrl_c_lets_the_stage_save_and_leaves_no_process(tmp_path: Path, repository: Path, number: int) -> None:
     started, saved = tmp_path / "pid", tmp_path / "saved"
     command = [sys.executable, "-c", DRIVER, CHILD, str(started), str(saved), str(tmp_path)]
-    process = subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, text=True, preexec_fn=default_interrupt)
     deadline = time.monotonic() + 60
     while not (started.exists() and started.read_text()):
         assert time.monotonic() < deadline and process.poll() is None

@@ -84,7 +84,6 @@ def test_a_programming_error_keeps_its_traceback(error):
 
 
 def test_the_demo_does_not_call_an_interrupted_stage_failed(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo.console, "file", sys.stdout)
     stage = demo.Stage("train", "what", (sys.executable, "-c", "raise SystemExit(130)"), "a remedy")
     assert demo.run_all([stage], tmp_path, "make demo") == 130
     said = capsys.readouterr().out

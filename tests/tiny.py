@@ -1,6 +1,7 @@
 """Tiny random models, a tiny tokenizer and a tiny corpus: real components, small enough for every test."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,11 @@ def tiny_targets(folder: Path, clips: int = 12, rows_each: int = 2) -> CutSet:
     path.parent.mkdir(parents=True, exist_ok=True)
     result.to_file(path)
     return result
+
+
+def default_interrupt() -> None:
+    """For `preexec_fn`: let a child hear Ctrl-C although a shell started the tests in the background, where SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def read_json(path: Path) -> dict:

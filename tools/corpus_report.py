@@ -1,11 +1,13 @@
 """What a prepared corpus holds, and whether its training and test parts are apart.
 
-    python tools/corpus_report.py runs/mini/corpus [--output runs/mini/corpus/report] [--jobs 2]
+    python tools/corpus_report.py runs/mini/corpus [--output runs/mini/corpus/report] [--jobs 2] [--floors lean]
 
 Prints clips, hours and attribute values by split and domain, writes ``report.json`` and the figures ``hours.png``, ``durations.png`` and
-``attributes.png``, and looks for the same audio (hash of the decoded samples) and for nearly the same transcript in both splits.
+``attributes.png``, and looks for the same audio (hash of the decoded samples), for nearly the same sound (cross-correlation) and for nearly the
+same transcript in both splits.
 
-Exit code: 0; 1 when the same audio, or the same group (speaker, source file), is in both splits; 2 when there is no corpus to read.
+Exit code: 0; 1 when the same audio, the same group (speaker, source file) or a sound with a correlation of 0.95 is in both splits, or when the corpus
+has fewer clips than ``--floors`` asks for; 2 when there is no corpus to read.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from lhotse import MonoCut
 from rich.console import Console
 from rich.table import Table
 
+from nemo_desta.corpora import REGISTRY
 from nemo_desta.corpora.manifests import read_cuts, write_atomic
 from nemo_desta.corpora.splits import SPLITS
 
@@ -34,6 +37,10 @@ Cuts = Mapping[str, Sequence[MonoCut]]  # by split
 
 MAX_VALUES = 40  # an attribute with more values than this is described by their number only
 SIMILAR = 0.7  # Jaccard index of word pairs from which on two transcripts count as nearly the same
+NEAR, SAME_SOUND = 0.85, 0.95  # peak of the normalised cross-correlation: from here on reported, and an error
+_SIMILAR_SECONDS = 0.8  # ratio of durations: clips that differ more are not compared
+_SYNTHETIC = ("controlled_speech",)  # speech that no human spoke, besides the derived corpora
+FLOORS = {"lean": {"human speech": 9_000, "sound": 450, "music": 300}}  # clips that a tier must have
 _MIN_WORDS = 4  # shorter transcripts ("four", "press one") repeat in any corpus and say nothing about a leak
 _COMMON = 200  # a word pair that occurs in more test transcripts than this does not help to find candidates
 _EDGES = (0, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30)  # seconds
@@ -130,6 +137,53 @@ def audio_duplicates(cuts: Cuts, jobs: int) -> dict[str, Any]:
     return {"across_splits": across, "within_split": len(several) - len(across), "unreadable": unreadable}
 
 
+def similar_sounds(cuts: Cuts) -> list[dict[str, Any]]:
+    """Clips of environmental sound in both splits that are nearly the same: the peak of their normalised cross-correlation is at least `NEAR`.
+
+    Level, polarity and an offset do not matter. Clips whose durations differ by more than a fifth are not compared.
+
+    Returns:
+        ``{"test", "train", "correlation"}``, most similar first.
+    """
+    clips = {split: [(cut.id, _samples(cut)) for cut in members if cut.custom["domain"] == "sound"] for split, members in cuts.items()}
+    pairs: dict[int, list[tuple[int, int]]] = defaultdict(list)  # by length of the transform
+    for i, (_, test) in enumerate(clips["test"]):
+        for j, (_, train) in enumerate(clips["train"]):
+            shorter, longer = sorted((len(test), len(train)))
+            if shorter > 0 and shorter >= _SIMILAR_SECONDS * longer:
+                pairs[1 << (shorter + longer - 2).bit_length()].append((i, j))
+    found = []
+    for size, members in pairs.items():
+        spectra = {("train", j): np.fft.rfft(clips["train"][j][1], size) for j in {j for _, j in members}}
+        for i, j in sorted(members):  # the spectrum of a test clip is needed for a run of pairs
+            if ("test", i) not in spectra:
+                spectra = {key: value for key, value in spectra.items() if key[0] == "train"} | {("test", i): np.fft.rfft(clips["test"][i][1], size)}
+            score = float(np.abs(np.fft.irfft(spectra["test", i] * np.conj(spectra["train", j]), size)).max())
+            if score >= NEAR:
+                found.append({"test": clips["test"][i][0], "train": clips["train"][j][0], "correlation": round(score, 3)})
+    return sorted(found, key=lambda pair: -pair["correlation"])
+
+
+def _samples(cut: MonoCut) -> np.ndarray:
+    """Samples of a clip with unit energy; none where the file cannot be read (`audio_duplicates` lists it)."""
+    file, start, count = _place(cut)
+    try:
+        samples, _ = sf.read(file, start=start, frames=count, dtype="float32")
+    except (sf.LibsndfileError, OSError):
+        return np.zeros(0, np.float32)
+    energy = float(np.linalg.norm(samples))
+    return samples / energy if energy > 0.0 else np.zeros(0, np.float32)
+
+
+def below_floors(cuts: Cuts, tier: str) -> list[str]:
+    """One sentence for each kind of clip of which a corpus has fewer than the tier promises."""
+    artificial = {*_SYNTHETIC, *(name for name, recipe in REGISTRY.items() if recipe.derived)}
+    members = [cut for split in cuts.values() for cut in split]
+    have = Counter(cut.custom["domain"] for cut in members)
+    have["human speech"] = sum(cut.custom["domain"] == "speech" and cut.custom["dataset"] not in artificial for cut in members)
+    return [f"{kind}: {have[kind]} clips, fewer than the {floor} of the {tier} tier" for kind, floor in FLOORS[tier].items() if have[kind] < floor]
+
+
 def words(text: str | None) -> tuple[str, ...]:
     """Transcript in lower case without punctuation, as words."""
     return tuple(re.findall(r"\w+", (text or "").casefold()))
@@ -191,7 +245,15 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
     audio, texts = report["audio_duplicates"], report["transcript_duplicates"]
     console.print(f"same audio in both splits: {len(audio['across_splits'])}; within a split: {audio['within_split']}; unreadable: {len(audio['unreadable'])}")
     console.print(f"test transcripts that are nearly those of a training clip: {len(texts)}; groups in both splits: {len(report['shared_groups'])}")
-    for line in [*report["manifest_problems"][:5], *(f"same audio: {', '.join(ids)}" for ids in audio["across_splits"][:10]), *report["shared_groups"][:10]]:
+    console.print(f"sounds that are nearly the same in both splits: {len(report['similar_sounds'])}")
+    near = [f"{pair['test']} (test) and {pair['train']} (train) correlate by {pair['correlation']}" for pair in report["similar_sounds"][:10]]
+    for line in [
+        *report["below_floors"],
+        *near,
+        *report["manifest_problems"][:5],
+        *(f"same audio: {', '.join(ids)}" for ids in audio["across_splits"][:10]),
+        *report["shared_groups"][:10],
+    ]:
         console.print(line, markup=False)
 
 
@@ -253,13 +315,14 @@ def _plot_attributes(report: Mapping[str, Any], plt: Any) -> Any:
     return figure
 
 
-def make_report(corpus_dir: Path, output: Path, jobs: int) -> dict[str, Any]:
+def make_report(corpus_dir: Path, output: Path, jobs: int, floors: str | None = None) -> dict[str, Any]:
     """Examine a corpus and write ``report.json`` and the figures.
 
     Args:
         corpus_dir: What ``examples/prepare_corpus.py`` wrote.
         output: Folder for the results.
         jobs: Processes for hashing the audio.
+        floors: Key of `FLOORS`, or None.
 
     Returns:
         The content of ``report.json``.
@@ -268,7 +331,9 @@ def make_report(corpus_dir: Path, output: Path, jobs: int) -> dict[str, Any]:
     report = {
         "splits": statistics(cuts),
         "audio_duplicates": audio_duplicates(cuts, jobs),
+        "similar_sounds": similar_sounds(cuts),
         "transcript_duplicates": transcript_duplicates(cuts),
+        "below_floors": below_floors(cuts, floors) if floors else [],
         "shared_groups": shared_groups(cuts),
         "manifest_problems": problems,
     }
@@ -284,14 +349,16 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("corpus_dir", type=Path)
     parser.add_argument("--output", type=Path, help="folder for report.json and the figures (default: CORPUS_DIR/report)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: %(default)s)")
+    parser.add_argument("--floors", choices=list(FLOORS), help="fail when the corpus has fewer clips than this tier promises")
     options = parser.parse_args(None if arguments is None else list(arguments))
     try:
-        report = make_report(options.corpus_dir, options.output or options.corpus_dir / "report", options.jobs)
+        report = make_report(options.corpus_dir, options.output or options.corpus_dir / "report", options.jobs, options.floors)
     except (OSError, ValueError) as error:
         print(f"corpus_report: {error}", file=sys.stderr)
         return 2
     print_report(report, Console())
-    return 1 if report["audio_duplicates"]["across_splits"] or report["shared_groups"] else 0
+    same_sound = any(pair["correlation"] >= SAME_SOUND for pair in report["similar_sounds"])
+    return 1 if report["audio_duplicates"]["across_splits"] or report["shared_groups"] or same_sound or report["below_floors"] else 0
 
 
 if __name__ == "__main__":

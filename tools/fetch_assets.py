@@ -14,7 +14,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without installation
 
-from nemo_desta.assets import MODELS, PACKAGES, RECIPE_MODELS, TIERS, AssetError, available, cache_dir, fetch, is_cached, parts_of, verify
+from nemo_desta.assets import (
+    ALTERNATIVES,
+    MODELS,
+    PACKAGES,
+    RECIPE_MODELS,
+    TIERS,
+    AssetError,
+    available,
+    cache_dir,
+    fetch,
+    is_cached,
+    parts_of,
+    unavailable,
+    verify,
+)
 
 logger = logging.getLogger("fetch_assets")
 
@@ -51,11 +65,7 @@ def fetch_assets(options: argparse.Namespace) -> None:
     """Fetch what the command line names; of a tier, what cannot be had on this machine is left out and said."""
     wanted = list(options.names)
     if options.tier:
-        obtainable = available(TIERS[options.tier])
-        left_out = [name for name in TIERS[options.tier] if name not in obtainable]
-        if left_out:
-            logger.warning("left out, because apt-get or npm is missing here: %s", ", ".join(left_out))
-        wanted += obtainable
+        wanted += available(TIERS[options.tier]) + _explain_left_out(TIERS[options.tier])
     if options.models:
         wanted += RECIPE_MODELS
     if not wanted:
@@ -63,6 +73,17 @@ def fetch_assets(options: argparse.Namespace) -> None:
     unique = list(dict.fromkeys(wanted))
     fetch(unique, jobs=options.jobs, progress=not options.quiet, keep_downloads=not options.drop_downloads)
     logger.info("%d assets are ready in %s", len(unique), cache_dir())
+
+
+def _explain_left_out(names: Sequence[str]) -> list[str]:
+    """Say for each asset that cannot be had why, and for each missing tool how to get it; the assets that stand in for them."""
+    left_out = unavailable(names)
+    stand_ins = {name: others[0] for name in left_out if (others := available(ALTERNATIVES.get(name, ())))}
+    for name, (why, _) in left_out.items():
+        logger.warning("left out %s: %s", name, f"{stand_ins[name]} with the same content is taken instead" if name in stand_ins else why)
+    for command in dict.fromkeys(command for name, (_, command) in left_out.items() if name not in stand_ins):
+        logger.warning("to get what is left out: %s", command)
+    return list(stand_ins.values())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import yaml
 
-from nemo_desta.seed.prompts import DOMAINS, KINDS, NEAR_DUPLICATE, Prompt, PromptPool, load_pool, nearest, normalise, read_prompts
+from nemo_desta.seed.prompts import DOMAINS, KINDS, NEAR_DUPLICATE, Prompt, PromptPool, load_pool, nearest, normalise, parse_group, read_prompts
 
 Ask = Callable[[str, int], str]
 """(request, seed) -> the model's answer."""
@@ -154,6 +154,11 @@ def local_model(path: str, temperature: float) -> Ask:
     return ask
 
 
+def group_entry(name: str, group: dict, texts: list[str]) -> dict:
+    """Return a group as a pool file holds it."""
+    return {"group": name, **{key: value for key, value in group.items() if value}, "prompts": texts}
+
+
 def write_group(path: Path, name: str, group: dict, texts: list[str]) -> list[Prompt]:
     """Append a group to a YAML file and read the whole file back through the pool's own checks.
 
@@ -161,9 +166,9 @@ def write_group(path: Path, name: str, group: dict, texts: list[str]) -> list[Pr
         ValueError: the file would not be a valid prompt file; it is left as it was.
     """
     groups = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else []
-    entry = {"group": name, **{key: value for key, value in group.items() if value}, "prompts": texts}
+    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".tmp")
-    draft.write_text(yaml.safe_dump([*(groups or []), entry], sort_keys=False, allow_unicode=True, width=200), encoding="utf-8")
+    draft.write_text(yaml.safe_dump([*(groups or []), group_entry(name, group, texts)], sort_keys=False, allow_unicode=True, width=200), encoding="utf-8")
     try:
         prompts = read_prompts(draft)
     except ValueError:
@@ -195,12 +200,18 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("give one of --endpoint and --local")
     if (args.kind == "attribute") != bool(args.attribute):
         parser.error("--attribute goes with --kind attribute, and only with it")
-    pool = PromptPool(tuple([*load_pool(args.pool), *(read_prompts(args.out) if args.out.exists() else [])]))
     group = {"domain": args.domain, "kind": args.kind, "attribute": args.attribute, "requires": args.requires}
+    name = args.group or f"grown-{args.domain}-{(args.attribute or args.kind).replace('_', '-')}"
+    try:  # before the LLM has worked for an hour
+        parse_group(args.out, 0, group_entry(name, group, ["Is this a good group?"]))
+        pool = PromptPool(tuple([*load_pool(args.pool), *(read_prompts(args.out) if args.out.exists() else [])]))
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     ask = endpoint_model(args.endpoint, args.model, args.temperature, args.timeout) if args.endpoint else local_model(args.local, args.temperature)
     texts, refused = grow(ask, pool, group, args.count, seed=args.seed)
     if texts:
-        write_group(args.out, args.group or f"grown-{args.domain}-{(args.attribute or args.kind).replace('_', '-')}", group, texts)
+        write_group(args.out, name, group, texts)
     print(f"{len(texts)} new prompts in {args.out}; refused: {refused or 'none'}. Read them before you use them.")
     return 0 if texts else 1
 

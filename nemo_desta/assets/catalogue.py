@@ -101,6 +101,7 @@ _CATALOGUE = yaml.safe_load(resources.files(__package__).joinpath("catalogue.yam
 PACKAGES: dict[str, Package] = _by_name(_package(entry) for entry in _CATALOGUE["packages"])
 MODELS: dict[str, Model] = {entry["name"]: Model(**{**entry, "parts": tuple(entry["parts"])}) for entry in _CATALOGUE["models"]}
 RECIPE_MODELS: tuple[str, ...] = tuple(_CATALOGUE["recipe_models"])  # LLM and encoder of the mini recipe
+ALTERNATIVES: dict[str, tuple[str, ...]] = {name: tuple(others) for name, others in _CATALOGUE["alternatives"].items()}  # assets with the same content
 TIERS: dict[str, tuple[str, ...]] = _cumulated(_CATALOGUE["tiers"])  # assets (not the recipe's models) that the corpora of a tier are made from
 
 

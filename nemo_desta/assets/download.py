@@ -71,6 +71,18 @@ def obstacle(package: Package) -> str | None:
     return None
 
 
+def remedy(package: Package) -> str:
+    """Return the one command that gives this machine the tool which `obstacle` misses (advice where no command can)."""
+    if not package.fits_machine:
+        return f"use a {package.machine} Linux machine"
+    if package.kind is Kind.debian:  # apt-get is part of the distribution, no package of another one
+        return 'docker run -it --rm -v "$PWD":/repo -w /repo debian:bookworm'
+    if package.kind is Kind.npm:
+        managers = {"apt-get": "sudo apt-get install npm", "dnf": "sudo dnf install npm", "apk": "apk add npm", "brew": "brew install node"}
+        return next((command for tool, command in managers.items() if shutil.which(tool)), "install Node.js from https://nodejs.org (npm comes with it)")
+    return f"{sys.executable} -m ensurepip"
+
+
 def download(package: Package, *, progress: Progress | None = None, cancel: threading.Event | None = None) -> Path:
     """Return the verified archive of a package, downloading it if need be.
 

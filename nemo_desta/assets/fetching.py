@@ -10,7 +10,7 @@ from pathlib import Path
 from nemo_desta.assets.cache import cache_dir, locked, read_completed, replaced_directory, sha256_of, subdirectory, tree_size
 from nemo_desta.assets.catalogue import MODELS, PACKAGES, Model, Package, parts_of
 from nemo_desta.assets.convert import CONVERTERS
-from nemo_desta.assets.download import Progress, check_archive, download, obstacle
+from nemo_desta.assets.download import Progress, check_archive, download, obstacle, remedy
 from nemo_desta.assets.errors import AssetError
 from nemo_desta.assets.progress import progress_display
 from nemo_desta.assets.unpack import unpack
@@ -48,6 +48,16 @@ def fetch(names: Sequence[str], *, jobs: int = 4, progress: bool = True, keep_do
 def available(names: Iterable[str]) -> list[str]:
     """Return the names that are in the cache or whose tools (apt-get, npm, pip) are installed here; does not ask the network."""
     return [name for name in names if is_cached(name) or all(_obtainable(part) for part in parts_of(name))]
+
+
+def unavailable(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return why assets cannot be had here and what to do: name -> (sentence, command or advice); those that can be had are not in it."""
+    found = {}
+    for name in names:
+        blocked = [] if is_cached(name) else [part for part in parts_of(name) if not _obtainable(part)]
+        if blocked:
+            found[name] = (obstacle(blocked[0]) or "", remedy(blocked[0]))
+    return found
 
 
 def is_cached(name: str) -> bool:

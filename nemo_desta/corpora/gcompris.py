@@ -103,7 +103,8 @@ def _unzstd(stored: bytes) -> bytes:
 
 
 def gcompris_sources(root: Path) -> Iterator[ClipSource]:
-    """Audio files of all archives below a folder."""
+    """Audio files of all archives below a folder. The archives share recordings, so files of one name form one group wherever they lie."""
+    first_archive: dict[str, str] = {}  # of a name: only a label of the group
     for archive in sorted(root.rglob("*.rcc")):
         for member in sorted(read_rcc(archive)):
             stem, _, suffix = member.path.rpartition("/")[2].rpartition(".")
@@ -117,7 +118,7 @@ def gcompris_sources(root: Path) -> Iterator[ClipSource]:
             yield ClipSource(
                 id=f"{archive.stem}-{stem}",
                 audio=partial(read_resource, archive, *member[1:]),
-                group=f"gcompris/{archive.stem}/{family(stem)}",
+                group=f"gcompris/{first_archive.setdefault(family(stem), archive.stem)}/{family(stem)}",
                 domain="music" if music else "sound",
                 attributes=attributes,
                 licence="GPL-3.0-or-later AND per-file CC0/CC-BY/CC-BY-SA",

@@ -5,15 +5,19 @@ import gzip
 import json
 import logging
 import os
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lhotse import CutSet, MonoCut
 
 logger = logging.getLogger(__name__)
+
+UNKNOWN_FIELD = "unknown field"
+"""Stands in the problems that cost no cut."""
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
@@ -42,7 +46,7 @@ def read_cuts(path: str | Path, *, problems: list[str] | None = None) -> "CutSet
     """Read a manifest of cuts, without losing all of it to one bad line.
 
     A line that is cut off or not a cut is skipped; fields that Lhotse does not know (of a newer writer, or of another tool) are left
-    out. Both are counted in the log.
+    out. Both are counted in the log. A gzip file that is damaged as such is refused: what can still be unpacked of it may be a small or a wrong part.
 
     Args:
         path: ``.jsonl`` or ``.jsonl.gz``.
@@ -53,18 +57,18 @@ def read_cuts(path: str | Path, *, problems: list[str] | None = None) -> "CutSet
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Not one line of the file is a cut.
+        ValueError: Not one line of the file is a cut, or it is a gzip file that is empty (0 bytes), cut off or damaged.
     """
     found: list[str] = []
     unknown: Counter[str] = Counter()
     cuts: list[MonoCut] = []
-    for number, line in enumerate(_lines(Path(path), found), 1):
+    for number, line in enumerate(_lines(Path(path)), 1):
         try:
-            cuts.append(_parse_cut(json.loads(line), unknown))
+            cuts.append(_parse_cut(json.loads(line.decode("utf-8")), unknown))
         except (ValueError, KeyError, TypeError, AssertionError) as error:
             found.append(f"{path}, line {number}: skipped, not a whole cut ({type(error).__name__}: {error})")
     skipped = len(found)
-    found += [f"{path}: unknown field {name!r} left out of {n} cuts" for name, n in sorted(unknown.items())]
+    found += [f"{path}: {UNKNOWN_FIELD} {name!r} left out of {n} cuts" for name, n in sorted(unknown.items())]
     if problems is not None:
         problems += found
     if skipped and not cuts:
@@ -76,14 +80,24 @@ def read_cuts(path: str | Path, *, problems: list[str] | None = None) -> "CutSet
     return CutSet.from_cuts(cuts)
 
 
-def _lines(path: Path, problems: list[str]) -> Iterator[str]:
-    """Lines that are not blank; a gzip stream that ends early ends the iteration with a problem noted."""
-    opener: IO[str] = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8")  # noqa: SIM115
-    with opener as f:
+def _lines(path: Path) -> Iterator[bytes]:
+    """Lines that are not blank, undecoded: a byte that is no UTF-8 costs its line only.
+
+    Raises:
+        ValueError: The gzip stream is empty, ends early or does not unpack to what was packed.
+    """
+    zipped = path.suffix == ".gz"
+    if zipped and path.stat().st_size == 0:
+        raise _damaged(path, "0 bytes")
+    with gzip.open(path) if zipped else path.open("rb") as f:
         try:
             yield from (line for line in f if line.strip())
-        except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
-            problems.append(f"{path}: ends early or is damaged ({error})")
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, what: object) -> ValueError:
+    return ValueError(f"{path} is cut off or damaged ({what}): copy it anew from where it is whole, or remove it and repeat the step that wrote it")
 
 
 def _known(data: Mapping[str, Any], cls: type, prefix: str, unknown: Counter[str]) -> dict[str, Any]:

@@ -6,11 +6,12 @@ import logging
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nemo_desta.corpora import REGISTRY, CorpusRecipe
+from nemo_desta import assets
+from nemo_desta.corpora import REGISTRY, CorpusRecipe, NoParentsError
 from nemo_desta.corpora.build import BuildSettings, corpus_summary
 from nemo_desta.corpora.manifests import write_atomic, write_cuts
 from nemo_desta.corpora.splits import SPLITS, check_disjoint
@@ -29,6 +30,7 @@ _SMALL_SOUNDS = ("scratch", "opensfx", "minetest")
 _SPEECH = ("asterisk", "amazon_queen", "fillets")
 _MUSIC = ("rendered_music", "rendered_instruments")
 _SYNTHETIC = ("controlled_speech", "noisy_speech")
+STAND_IN = "sound_like"  # joins a tier of which no sound corpus can be had
 _LEAN = (*_SPEECH, *_SMALL_SOUNDS, "gcompris", "lincity", "simutrans", "homedecor", *_MUSIC)
 _DEFAULT = (*_LEAN, "tuxpaint", "searchandrescue")
 _CI_OPTIONS: dict[str, dict[str, Any]] = {
@@ -64,9 +66,51 @@ class Source:
         """The options as text."""
         return json.dumps(self.options, sort_keys=True)
 
+    def assets_from(self, have: Collection[str]) -> tuple[str, ...]:
+        """The assets, each replaced by an alternative with the same content where only that can be had."""
+        return tuple(next((n for n in (name, *assets.ALTERNATIVES.get(name, ())) if n in have), name) for name in self.assets)
+
     def missing(self, have: Collection[str]) -> list[str]:
-        """Assets that are not among those that can be had."""
-        return [name for name in self.assets if name not in have]
+        """Assets that are not among those that can be had, nor any alternative of them."""
+        return [name for name in self.assets_from(have) if name not in have]
+
+    def reduced(self, have: Collection[str]) -> "Source":
+        """The same corpus with options that need no more than can be had, where its recipe knows how."""
+        return replace(self, options=self.recipe.reduce(self.options, have)) if self.recipe.reduce else self
+
+
+@dataclass
+class Plan:
+    """What of a configuration can be made on a machine."""
+
+    sources: list[Source] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)  # corpus -> what it misses
+    reduced: dict[str, list[str]] = field(default_factory=dict)  # corpus that is made with less -> what it misses
+
+
+def plan(cfg: "CorpusConfig", have: Collection[str]) -> Plan:
+    """Divide the corpora of a configuration by the assets that can be had.
+
+    Args:
+        cfg: The configuration.
+        have: Names of the assets that can be had.
+    """
+    result = Plan()
+    for source in sources_of(cfg):
+        reduced = source.reduced(have)
+        if missing := reduced.missing(have):
+            result.left_out[source.recipe.name] = missing
+            continue
+        if reduced.options != source.options:
+            result.reduced[source.recipe.name] = source.missing(have)
+        result.sources.append(reduced)
+    if not cfg.sources and not any(source.recipe.domain == "sound" for source in result.sources):
+        stand_in = Source(REGISTRY[STAND_IN], {})
+        if missing := stand_in.missing(have):
+            result.left_out[STAND_IN] = missing
+        else:  # before the derived corpora, which are made from those before them
+            result.sources.insert(next((i for i, s in enumerate(result.sources) if s.recipe.derived), len(result.sources)), stand_in)
+    return result
 
 
 def sources_of(cfg: "CorpusConfig") -> list[Source]:
@@ -87,8 +131,12 @@ def sources_of(cfg: "CorpusConfig") -> list[Source]:
 
 
 def required_assets(cfg: "CorpusConfig") -> list[str]:
-    """Assets that all corpora of a configuration are made from, each once."""
-    return list(dict.fromkeys(name for source in sources_of(cfg) for name in source.assets))
+    """Assets that all corpora of a configuration are made from, each once; alternatives and stand-ins for what this machine cannot get."""
+    wanted = sources_of(cfg)
+    names = {name for source in (*wanted, Source(REGISTRY[STAND_IN], {})) for name in source.assets}
+    have = assets.available([*names, *(other for name in names for other in assets.ALTERNATIVES.get(name, ()))])
+    stand_ins = [source for source in plan(cfg, have).sources if source.recipe.name == STAND_IN]
+    return list(dict.fromkeys(name for source in (*wanted, *stand_ins) for name in source.assets_from(have)))
 
 
 def is_current(cfg: "CorpusConfig", corpus_root: str | Path, available: Collection[str]) -> bool:
@@ -103,9 +151,12 @@ def is_current(cfg: "CorpusConfig", corpus_root: str | Path, available: Collecti
     manifest = read_manifest(root)
     if manifest is None or manifest.get("fingerprint") != _fingerprint(cfg, root):
         return False
-    left_out = {source.recipe.name for source in sources_of(cfg) if source.missing(available)}
-    # A corpus that is there stays, even where its assets have gone; one that was left out is made as soon as it can be.
-    return set(manifest["left_out"]) <= left_out and all((root / f"cuts_{split}.jsonl.gz").is_file() for split in SPLITS)
+    now = plan(cfg, available)
+    # A corpus that is there stays, even where its assets have gone; one that was left out or reduced is made as soon as it can be.
+    # A derived one misses no asset but parents: it follows what was left out besides it.
+    left_out = {name for name in manifest["left_out"] if not REGISTRY[name].derived}
+    unchanged = left_out <= now.left_out.keys() and set(manifest["reduced"]) <= {*now.reduced, *now.left_out}
+    return unchanged and all((root / f"cuts_{split}.jsonl.gz").is_file() for split in SPLITS)
 
 
 def read_manifest(corpus_root: str | Path) -> dict[str, Any] | None:
@@ -146,28 +197,41 @@ def prepare_mixture(
     root = Path(corpus_root)
     root.mkdir(parents=True, exist_ok=True)
     by_split: dict[str, list[MonoCut]] = {split: [] for split in SPLITS}
-    left_out: dict[str, list[str]] = {}
+    possible = plan(cfg, asset_dirs.keys())
+    _log_plan(possible)
     done: list[Source] = []
-    for source in sources_of(cfg):
-        missing = source.missing(asset_dirs.keys())
-        if missing:
-            left_out[source.recipe.name] = missing
-            logger.warning("corpus %s is left out: its assets cannot be had here (%s)", source.recipe.name, ", ".join(missing))
+    for source in possible.sources:
+        name = source.recipe.name
+        logger.info("corpus %s: %s", name, source.recipe.description)
+        try:
+            cuts_of_source = _prepare_source(source, cfg, root, asset_dirs, [s.recipe.name for s in done])
+        except NoParentsError as error:
+            possible.left_out[name] = ["clean speech of a corpus before it"]
+            logger.warning("corpus %s is left out: %s", name, error)
             continue
-        logger.info("corpus %s: %s", source.recipe.name, source.recipe.description)
-        for cut in _prepare_source(source, cfg, root, asset_dirs, [s.recipe.name for s in done]):
+        for cut in cuts_of_source:
             by_split[cut.custom["split"]].append(cut)
         done.append(source)
     if not by_split["train"]:
-        raise ValueError(f"no corpus of the configuration gave a training clip; left out: {left_out or 'none'}")
+        raise ValueError(f"no corpus of the configuration gave a training clip; left out: {possible.left_out or 'none'}")
     check_disjoint((cut.custom["group"], split) for split, cuts in by_split.items() for cut in cuts)
     if cfg.transcribe is not None and transcriber is not None:
         by_split = {split: transcribe(cuts, transcriber, source=Path(cfg.transcribe).name) for split, cuts in by_split.items()}
     for split, cuts in by_split.items():
         write_cuts(root / f"cuts_{split}.jsonl.gz", cuts)
     _write_credits(root, done, by_split, asset_dirs)
-    _write_manifest(cfg, root, done, left_out, by_split)
+    _write_manifest(cfg, root, done, possible, by_split)
     return CutSet.from_cuts(by_split["train"]), CutSet.from_cuts(by_split["test"])
+
+
+def _log_plan(possible: Plan) -> None:
+    for name, missing in possible.left_out.items():
+        logger.warning("corpus %s is left out: its assets cannot be had here (%s)", name, ", ".join(missing))
+    for source in possible.sources:
+        if missing := possible.reduced.get(source.recipe.name, []):
+            logger.warning("corpus %s is made without %s, with the options %s", source.recipe.name, ", ".join(missing), dict(source.options))
+        if source.recipe.name == STAND_IN:
+            logger.warning("corpus %s stands in for the sound corpora, none of which can be had here", STAND_IN)
 
 
 def _prepare_source(source: Source, cfg: "CorpusConfig", root: Path, asset_dirs: Mapping[str, Path], before: list[str]) -> "CutSet":
@@ -181,7 +245,7 @@ def _prepare_source(source: Source, cfg: "CorpusConfig", root: Path, asset_dirs:
 
 def _fingerprint(cfg: "CorpusConfig", root: Path) -> str:
     """Of everything that decides what the mixture holds, and of its place (cuts hold absolute paths)."""
-    sources = [(s.recipe.name, BuildSettings.from_config(cfg, variant=s.variant).fingerprint()) for s in sources_of(cfg)]
+    sources = [(s.recipe.name, BuildSettings.from_config(cfg, variant=s.variant).fingerprint(s.recipe.name)) for s in sources_of(cfg)]
     transcripts = [cfg.transcribe] if cfg.transcribe else []
     return hashlib.sha256(json.dumps([str(root.resolve()), sources, *transcripts]).encode()).hexdigest()[:16]
 
@@ -197,13 +261,14 @@ def _counts(cuts: Iterable["MonoCut"]) -> dict[str, Any]:
     return {"clips": clips.total(), "hours": round(sum(seconds.values()) / 3600, 4), "clips_by_domain": dict(sorted(clips.items())), "hours_by_domain": hours}
 
 
-def _write_manifest(cfg: "CorpusConfig", root: Path, done: list[Source], left_out: Mapping[str, list[str]], by_split: Mapping[str, list["MonoCut"]]) -> None:
+def _write_manifest(cfg: "CorpusConfig", root: Path, done: list[Source], possible: Plan, by_split: Mapping[str, list["MonoCut"]]) -> None:
     corpora = {s.recipe.name: {"options": dict(s.options), "assets": list(s.assets), **corpus_summary(s.recipe.name, root)} for s in done}
     inputs = {f"cuts_{split}": root / f"cuts_{split}.jsonl.gz" for split in SPLITS}
     extra = {
         "fingerprint": _fingerprint(cfg, root),
         "corpora": corpora,
-        "left_out": dict(left_out),
+        "left_out": possible.left_out,
+        "reduced": possible.reduced,
         "splits": {split: _counts(cuts) for split, cuts in by_split.items()},
         "skipped": dict(sum((Counter(corpus["skipped"]) for corpus in corpora.values()), Counter())),
     }
@@ -227,7 +292,7 @@ def _write_credits(root: Path, done: list[Source], by_split: Mapping[str, list["
     for source in done:
         name = source.recipe.name
         lines += [f"## {name}", "", f"{source.recipe.description[0].upper()}{source.recipe.description[1:]}.", ""]
-        lines += [f"* Package `{asset}`{_copy_copyright(root, asset, asset_dirs[asset])}" for asset in source.assets]
+        lines += [f"* Package `{asset}`{_copy_copyright(root, asset, asset_dirs[asset])}" for asset in source.assets_from(asset_dirs.keys())]
         lines += [f"* {licence} ({n} clips): {credit}" for (licence, credit), n in sorted(credits[name].items())]
         lines.append("")
     write_atomic(root / "ATTRIBUTION.md", "\n".join(lines))

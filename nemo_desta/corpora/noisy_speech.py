@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nemo_desta.corpora import NoParentsError
 from nemo_desta.corpora.audio import SAMPLE_RATE, load_16k
 from nemo_desta.corpora.build import CUTS_FILE, BuildSettings, ClipSource, build_cuts
 from nemo_desta.corpora.manifests import read_cuts
@@ -172,12 +173,12 @@ def noisy_sources(
         test_fraction: Share of test clips.
 
     Raises:
-        ValueError: No usable parent.
+        NoParentsError: No usable parent.
     """
     usable = [cut for cut in speech if _usable(cut, max_seconds)]
     if not usable:
         what = f"clean speech with a transcript and of 1 to {max_seconds} s"
-        raise ValueError(f"noisy_speech: none of the {len(speech)} given clips is {what}; prepare a speech corpus before it")
+        raise NoParentsError(f"noisy_speech: none of the {len(speech)} given clips is {what}; prepare a speech corpus before it")
     for split in ("train", "test"):
         rng = random.Random(f"noisy_speech:{seed}:{split}")
         pool = [cut for cut in usable if cut.custom["split"] == split]

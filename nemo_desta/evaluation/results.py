@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nemo_desta.evaluation.goals import check_goals
+
 logger = logging.getLogger(__name__)
 
 
@@ -30,13 +32,13 @@ def collect_results(run_dir: Path, summary: Mapping[str, Any], retention: Mappin
         retention: what `nemo_desta.evaluation.retention.compare` gave; None where it was not checked.
 
     Returns:
-        attributes, retention, targets, minutes, peak_rss_gib; left_out, settings and notes beside them.
+        goals (`nemo_desta.evaluation.goals`), attributes, retention, targets, minutes, peak_rss_gib; left_out, settings and notes beside them.
     """
     notes: list[str] = []
     minutes, peak = _stages(run_dir / "stages.json", notes)
     if retention is None:
         notes.append("language retention was not checked")
-    return {
+    results = {
         "attributes": summary["attributes"],
         "retention": {key: retention[key] for key in ("identical", "prompts", "different")} if retention else None,
         "targets": _targets(run_dir / "targets" / "manifest.json", notes),
@@ -46,6 +48,7 @@ def collect_results(run_dir: Path, summary: Mapping[str, Any], retention: Mappin
         "settings": summary.get("settings"),
         "notes": notes,
     }
+    return {"goals": check_goals(results), **results}
 
 
 def _targets(path: Path, notes: list[str]) -> dict[str, Any] | None:

@@ -45,7 +45,7 @@ def run_fingerprint(checkpoint: Path, settings: Mapping[str, Any]) -> str:
     """
     files = [*sorted(checkpoint.glob("config.json")), *sorted(checkpoint.glob("*.safetensors"))]
     if not files:
-        raise ValueError(f"no checkpoint in {str(checkpoint)!r}: train first, or set eval.checkpoint to a directory with config.json and model.safetensors")
+        raise ValueError(f"no checkpoint in {str(checkpoint)!r}: train first, or name a directory with config.json and model.safetensors")
     digest = hashlib.sha256(json.dumps(dict(settings), sort_keys=True, default=str).encode())
     for path in files:
         digest.update(path.name.encode())
@@ -86,7 +86,9 @@ def make_batches(benchmark: Benchmark, batch_rows: int) -> list[list[Request]]:
             conversations.setdefault(key, messages)
             uses.setdefault(key, []).append((item, condition))
     requests = [Request(messages, tuple(uses[key])) for key, messages in conversations.items()]
-    requests.sort(key=lambda r: -_duration(r))  # the longest first: a batch that does not fit in memory fails at once
+    # The longest first: a batch that does not fit in memory fails at once. Questions about the same clip stand together, so that a model that looks for
+    # equal clips in a batch need not hear one twice.
+    requests.sort(key=lambda r: (-_duration(r), [_audio_name(a["audio"]) for a in _audios(r.messages)]))
     batches = []
     for heard in (True, False):
         group = [r for r in requests if bool(_audios(r.messages)) == heard]

@@ -25,7 +25,8 @@ QUOTING = frozenset({"transcript"})  # attributes whose answer is in the languag
 
 _REVEALS = re.compile(
     r"\btime ?stamps?\b|\bmeta ?data\b|\bseed\b|\bdescriptions?\b(?! of)|\btext (?:description|provided|above)\b"
-    r"|\bthe (?:provided|given) (?:text|information)\b|\d\d:\d\d\s?[-\u2013]\s?\d\d:\d\d|\[\d\d:\d\d|</?(?:start|end)_audio>|<\|",
+    r"|\b(?:written|as) text\b|\bthe text\b(?! message)|\bthe (?:provided|given) (?:text|information)\b"
+    r"|\d\d:\d\d\s?[-\u2013]\s?\d\d:\d\d|\[\d\d:\d\d|</?(?:start|end)_audio>|<\|",
     re.IGNORECASE,
 )
 _SCHEMA = re.compile(r"\w+: [^,:()]+, (?:\w+ ){0,3}\w+: ")  # "Language: Spanish, Gender: female"

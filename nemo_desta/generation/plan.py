@@ -33,8 +33,9 @@ from nemo_desta.seed.prompts import Prompt, PromptPool
 
 logger = logging.getLogger(__name__)
 
-FREE_ATTRIBUTES = frozenset({"transcript", "translation_en", "caption", "sound", "intent"})  # free text: judged by overlap, not by one of a few values
-NUMBER_ATTRIBUTES = frozenset({"duration_seconds", "tempo_bpm", "num_speakers"})
+# Free text is judged by overlap, not by one of a few values.
+FREE_ATTRIBUTES = frozenset({"transcript", "translation_en", "caption", "sound", "intent", "instruments"})
+NUMBER_ATTRIBUTES = frozenset({"duration_seconds", "tempo_bpm", "num_speakers", "snr_db"})
 ENGLISH = "English"  # language of the prompts and answers
 MAX_ROWS_PER_STRATUM = 4  # of one clip for one attribute
 

@@ -26,12 +26,15 @@ from nemo_desta.generation.engines import Engine, check_engine, make_engine
 from nemo_desta.generation.engines.base import Completion
 from nemo_desta.generation.journal import Journal, exclusive
 from nemo_desta.generation.plan import TargetRow, make_plan, vocabulary
-from nemo_desta.seed.prompts import PromptPool, load_pool
+from nemo_desta.seed.describe import with_seed
+from nemo_desta.seed.prompts import POOL_DIR, PromptPool, load_pool
 
 logger = logging.getLogger(__name__)
 
 LOG_EVERY_SECONDS = 30.0  # of progress, where there is no terminal to draw a bar on
-REDONE_BY_FILTERING = ("drop_rejected",)  # keys of the configuration that do not change the answers
+NOT_COMPARED = ("drop_rejected", "prompt_files")  # keys that do not change the answers, or only through the prompts, whose hash is compared
+UNKNOWN = "unknown"  # revision of a model whose files are not found
+SHIPPED = "shipped"  # the package's own pool, as an entry of generation.prompt_files
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def generate_targets(config: DestaConfig, *, engine: Engine | None = None, pool:
     Args:
         config: of the run; ``generation``, ``model.llm`` and ``model.llm_precision`` matter.
         engine: already loaded backbone; default: `make_engine`.
-        pool: prompts; default: the shipped pool.
+        pool: prompts; default: those of ``generation.prompt_files``.
 
     Returns:
         ``targets/cuts_train.jsonl.gz``: the training cuts that have at least one target.
@@ -77,7 +80,7 @@ def generate_targets(config: DestaConfig, *, engine: Engine | None = None, pool:
         FileNotFoundError: no corpus.
         ValueError: the directory holds targets of other settings, another process works there, or nothing survived the filters.
     """
-    paths, pool = Paths.of(config), pool or load_pool()
+    paths, pool = Paths.of(config), pool or load_pool(prompt_paths(config.generation))
     if config.generation.small_backbone_prompts:
         pool = pool.for_small_backbone()
     check_engine(config.generation.engine)
@@ -99,6 +102,11 @@ def generate_targets(config: DestaConfig, *, engine: Engine | None = None, pool:
     return paths.cuts
 
 
+def prompt_paths(config: GenerationConfig) -> list[str | Path] | None:
+    """What `load_pool` reads for ``generation.prompt_files``, where "shipped" stands for the package's own pool; None = that pool alone."""
+    return [POOL_DIR if name == SHIPPED else name for name in config.prompt_files] or None
+
+
 # --- what a run is -----------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -117,7 +125,7 @@ def make_batches(plan: Sequence[TargetRow], lengths: Sequence[int], batch_tokens
 
 
 def _settings(config: GenerationConfig) -> dict[str, Any]:
-    return {f"generation.{key}": value for key, value in provenance.plain(config).items() if key not in REDONE_BY_FILTERING}
+    return {f"generation.{key}": value for key, value in provenance.plain(config).items() if key not in NOT_COMPARED}
 
 
 def _identity(config: DestaConfig, engine: Engine, plan: Sequence[TargetRow], batches: Sequence[Sequence[TargetRow]]) -> dict[str, Any]:
@@ -128,16 +136,23 @@ def _identity(config: DestaConfig, engine: Engine, plan: Sequence[TargetRow], ba
             digest.update(f"{row.row_id}\x1f{row.text}\x1e".encode())
         digest.update(b"\x1d")
     model = {"model.llm": config.model.llm, "model.revision": model_revision(config.model.llm)}
-    return {**_settings(config.generation), **model, **engine.describe(), "rows": len(plan), "batches": len(batches), "plan_sha256": digest.hexdigest()}
+    # Another number of threads is no reason to refuse to go on: it may round an answer differently, and provenance names it.
+    described = {key: value for key, value in engine.describe().items() if key != "threads"}
+    return {**_settings(config.generation), **model, **described, "rows": len(plan), "batches": len(batches), "plan_sha256": digest.hexdigest()}
 
 
 @lru_cache(maxsize=4)
 def model_revision(reference: str) -> str:
-    """Fingerprint of the backbone: sha256 of a local or asset directory, the reference itself for a model on a hub."""
+    """Fingerprint of the backbone: sha256 of a local or asset directory, the commit of a hub model's cached snapshot, else "unknown"."""
+    from huggingface_hub import try_to_load_from_cache
+
     from nemo_desta.assets import resolve_model
 
     resolved = resolve_model(reference)
-    return provenance.fingerprint(resolved)["sha256"][:16] if isinstance(resolved, Path) and resolved.exists() else str(resolved)
+    if isinstance(resolved, Path):
+        return provenance.fingerprint(resolved)["sha256"][:16] if resolved.exists() else UNKNOWN
+    cached = try_to_load_from_cache(resolved, "config.json")  # <cache>/models--<owner>--<name>/snapshots/<commit>/config.json
+    return Path(cached).parent.name if isinstance(cached, str) else UNKNOWN
 
 
 def _claim(directory: Path, identity: dict[str, Any]) -> None:
@@ -256,12 +271,19 @@ def _provider(config: DestaConfig, engine: Engine) -> dict[str, Any]:
 
 
 def _with_targets(cuts: CutSet, kept: Sequence[TargetRow], answers: Mapping[str, Completion], provider: Mapping[str, Any]) -> Iterable[Any]:
-    """The cuts that have a target, in corpus order, each with its rows in plan order."""
+    """The cuts that have a target, in corpus order, each with its seed description and its rows in plan order.
+
+    ``custom["seed_description"]`` is the clip's whole description; a row's ``generator["seed_text"]`` is what the backbone read, which may be a part of it.
+    """
     rows: dict[str, list[TargetRow]] = {}
     for row in kept:
         rows.setdefault(row.cut_id, []).append(row)
     for cut in cuts:
-        for row in rows.get(cut.id, ()):
+        if cut.id not in rows:
+            continue
+        if not (cut.custom or {}).get("seed_description"):
+            cut = with_seed(cut)
+        for row in rows[cut.id]:
             answer = answers[row.row_id]
             prompt_sha256 = hashlib.sha256(row.text.encode()).hexdigest()
             cut = add_self_generated(
@@ -273,10 +295,9 @@ def _with_targets(cuts: CutSet, kept: Sequence[TargetRow], answers: Mapping[str,
                 prompt_id=row.prompt.id,
                 prompt_kind=row.prompt.kind,
                 attribute=row.prompt.attribute,
-                generator={**provider, "prompt_sha256": prompt_sha256, "finish_reason": answer.finish_reason},
+                generator={**provider, "prompt_sha256": prompt_sha256, "finish_reason": answer.finish_reason, "seed_text": row.seed},
             )
-        if cut.id in rows:
-            yield cut
+        yield cut
 
 
 def _rejected_line(row: TargetRow, answer: Completion, reason: str) -> str:

@@ -78,7 +78,8 @@ class Answerer:
         conversations: list[Sequence[Message]] = [messages] if messages and isinstance(messages[0], dict) else list(messages)
         if not conversations:
             return []
-        heard = self._with_transcripts([[_hear(a) for m in c for a in m.get("audios", ())] for c in conversations], transcribe)
+        known: dict[str, Tensor] = {}
+        heard = self._with_transcripts([[_hear(a, known) for m in c for a in m.get("audios", ())] for c in conversations], transcribe)
         layout = replace(self.model.layout, max_transcript_tokens=None)  # as in the reference: only training cuts transcripts
         rendered = [
             render(conversation, self.model.tokenizer, layout, transcripts=[clip.text for clip in clips])
@@ -109,12 +110,13 @@ class Answerer:
         ids = torch.tensor([[0] * pad + r.input_ids for pad, r in zip(pads, rendered, strict=True)], device=model.device)
         mask = torch.tensor([[0] * pad + [1] * len(r.input_ids) for pad, r in zip(pads, rendered, strict=True)], device=model.device)
         embeds_BTH = model.backbone.embed(ids).clone()
-        clips = [Clip("", samples_T=clip.samples_T) for row in heard for clip in row]
-        if clips:
-            vectors = iter(model.hear(clips).to(embeds_BTH.dtype))
+        sounds = {id(clip.samples_T): clip.samples_T for row in heard for clip in row}  # conversations about one clip share its samples
+        if sounds:
+            vectors_CQH = model.hear([Clip("", samples_T=samples) for samples in sounds.values()]).to(embeds_BTH.dtype)
+            vectors = dict(zip(sounds, vectors_CQH, strict=True))
             for b, (pad, row) in enumerate(zip(pads, rendered, strict=True)):
-                for start, length in row.audio_spans:
-                    embeds_BTH[b, pad + start : pad + start + length] = next(vectors)
+                for clip, (start, length) in zip(heard[b], row.audio_spans, strict=True):
+                    embeds_BTH[b, pad + start : pad + start + length] = vectors[id(clip.samples_T)]
         return embeds_BTH, mask
 
     def _output(self, ids: list[int], clips: Sequence[_Heard]) -> GenerationOutput:
@@ -122,13 +124,15 @@ class Answerer:
         return GenerationOutput(text, [(clip.source, clip.text or "") for clip in clips], ids)
 
 
-def _hear(entry: dict[str, Any]) -> _Heard:
-    """Load one ``{"audio", "text"}`` entry: a path, a Lhotse cut, or 16 kHz mono samples."""
+def _hear(entry: dict[str, Any], known: dict[str, Tensor]) -> _Heard:
+    """Load one ``{"audio", "text"}`` entry: a path, a Lhotse cut, or 16 kHz mono samples. A cut or path that the call heard before is not read again."""
     audio, text = entry.get("audio"), entry.get("text")
     if isinstance(audio, np.ndarray | Tensor):
         return _Heard("samples", _named("the samples", _as_samples, audio), text)
     cut = audio if isinstance(audio, DataCut) else _as_cut(audio)
-    return _Heard(cut.id, _named(cut.id, load_samples, cut), text)
+    if cut.id not in known:
+        known[cut.id] = _named(cut.id, load_samples, cut)
+    return _Heard(cut.id, known[cut.id], text)
 
 
 def _named(source: str, read: Callable[[Any], Tensor], audio: Any) -> Tensor:

@@ -29,14 +29,19 @@ ATTRIBUTES: dict[str, str] = {
     "caption": "Caption",
     "genre": "Genre",
     "instrument": "Instrument",
+    "instruments": "Instruments",
     "instrument_family": "Instrument family",
+    "playing": "Playing",
     "tempo": "Tempo",
     "tempo_bpm": "Beats per minute",
     "key": "Key",
+    "mode": "Mode",
     "time_signature": "Time signature",
     "mood": "Mood",
     "loudness": "Volume",
     "noise": "Noise",
+    "noise_type": "Noise type",
+    "snr_db": "SNR",
     "reverberation": "Reverberation",
     "quality": "Quality",
     "translation_en": "English translation",
@@ -59,12 +64,17 @@ SENTENCES: dict[str, str] = {
     "sound_class": "The sound is of the class {}",
     "genre": "The genre of the music is {}",
     "instrument": "The instrument is {}",
+    "instruments": "The instruments are {}",
     "instrument_family": "The instrument family is {}",
+    "playing": "The instrument plays {}",
     "tempo": "The tempo of the music is {}",
     "key": "The key of the music is {}",
+    "mode": "The mode of the music is {}",
     "mood": "The mood of the music is {}",
     "loudness": "The volume is {}",
     "noise": "The recording is {}",
+    "noise_type": "The noise in the background is {} noise",
+    "snr_db": "The signal-to-noise ratio is {}",
     "translation_en": "In English, the speaker says: {}",
 }
 """The sentence by which a focused description states an attribute; the others use "The <name> is <value>"."""
@@ -72,7 +82,9 @@ SENTENCES: dict[str, str] = {
 TRANSCRIPT = "transcript"
 """Key under which :func:`attributes_of` gives the spoken words; a description writes them before the brackets, not inside."""
 
-SELF_GENERATED = "self_generated"  # role of the supervisions that hold training targets; the data layer writes it
+SELF_GENERATED = "self_generated"
+"""Role of the supervisions that hold training targets; the data layer writes it."""
+
 _BREAKING = re.compile(r"<\|[^|>]*\|>|</?(?:start|end)_audio>|[\x00-\x1f\x7f-\x9f\[\](){}<>|\u2028\u2029]")
 _UNKNOWN = frozenset({"", "unknown", "none", "null", "n/a", "nan", "other", "unk"})
 
@@ -90,7 +102,7 @@ def as_text(key: str, value: Any) -> str | None:
     """Return an attribute's value as a description writes it, or None when nothing is known.
 
     Args:
-        key: attribute key; ``duration_seconds`` gets its unit, ``tempo_bpm`` is rounded.
+        key: attribute key; ``duration_seconds`` and ``snr_db`` get their units, ``tempo_bpm`` is rounded.
         value: a string, number, truth value or list of strings (joined by "and").
     """
     if isinstance(value, bool):
@@ -101,6 +113,8 @@ def as_text(key: str, value: Any) -> str | None:
         if key == "duration_seconds":
             seconds = max(1, round(value))
             return f"{seconds} second{'s' if seconds > 1 else ''}"
+        if key == "snr_db":
+            return f"{_number(value)} dB"
         return str(round(value)) if key == "tempo_bpm" else _number(value)
     if isinstance(value, list | tuple):
         parts = [part for item in value if (part := as_text(key, item))]

@@ -15,8 +15,10 @@ from pathlib import Path
 import yaml
 
 SYNONYMS_PATH = Path(__file__).with_name("synonyms.yaml")
+_SKIPPED = "a|an|the|in|very|too|at all|really|by|any|much|obvious|audible|noticeable|significant|have|has|contain|sound|be|trace of|sign of|signs of"
 _NEGATION = re.compile(
-    r"(?:\b(?:not|never|cannot|neither|nor|without|isnt|doesnt|rather than|instead of|other than)(?: (?:a|an|the|in|very|too|at all|really|by))*|\bno) $"
+    r"\b(?:not|never|cannot|neither|nor|no|without|isnt|arent|doesnt|rather than|instead of|other than|free of|free from|lacks?|lack of|absence of)"
+    rf"(?: (?:{_SKIPPED}))* $"
 )
 _STOP_WORDS = re.compile(
     r"a|an|and|are|as|at|audio|be|by|can|clip|for|from|has|have|hear|heard|i|in|is|it|its|of|on|or|recording|sounds?|that|the|this|to|was|with"
@@ -43,15 +45,20 @@ def normalise(text: str) -> str:
 
 @lru_cache(maxsize=1)
 def synonyms() -> dict[str, dict[str, dict[str, list[str]]]]:
-    """The table of ``synonyms.yaml``: attribute -> value -> {"strong": words, "weak": words}, either may be missing."""
+    """The table of ``synonyms.yaml``: attribute -> value -> {"strong": words, "weak": words, "denies": values}, each may be missing."""
     table: dict[str, dict[str, dict[str, list[str]]]] = yaml.safe_load(SYNONYMS_PATH.read_text(encoding="utf-8"))
     return table
 
 
+def _entry(attribute: str, value: str) -> dict[str, list[str]]:
+    """What the table says of one value."""
+    own = normalise(value)
+    return next((words for name, words in synonyms().get(attribute, {}).items() if normalise(name) == own), {})
+
+
 def _forms(attribute: str, value: str) -> tuple[list[str], list[str]]:
     """Normalised strong and weak words of one value; the value itself is the first strong one."""
-    own = normalise(value)
-    entry = next((words for name, words in synonyms().get(attribute, {}).items() if normalise(name) == own), {})
+    own, entry = normalise(value), _entry(attribute, value)
     strong, weak = ([normalise(word) for word in entry.get(kind, [])] for kind in ("strong", "weak"))
     # A value whose own name says little ("sound") is listed among its weak words.
     return ([] if own in weak else [own, *_key_names(own)]) + strong, weak
@@ -107,10 +114,16 @@ def _shadows(other: Mention, mention: Mention, wanted: bool) -> bool:
 
 
 def named_values(text: str, attribute: str, values: Iterable[str]) -> list[str]:
-    """Distinct values that `text` affirms, in order; weak words count only where there is no strong one."""
-    affirmed = [m for m in mentions(text, attribute, values) if not m.negated]
-    strong = [m for m in affirmed if not m.weak]
-    return list(dict.fromkeys(m.value for m in strong or affirmed))
+    """Distinct values that `text` affirms, in order; weak words count only where there is no strong one.
+
+    A negated value affirms the one that denies it ("without noise": clean), with the strength of a strong word.
+    """
+    wanted = list(dict.fromkeys(values))
+    found = mentions(text, attribute, wanted)
+    opposite = {normalise(denied): value for value in wanted for denied in _entry(attribute, value).get("denies", [])}
+    strong = [opposite.get(normalise(m.value)) if m.negated else m.value for m in found if m.negated or not m.weak]
+    affirmed = [value for value in strong if value is not None] or [m.value for m in found if not m.negated]
+    return list(dict.fromkeys(affirmed))
 
 
 def match_value(text: str, attribute: str, values: Sequence[str]) -> str | None:
@@ -135,12 +148,17 @@ def content_words(text: str) -> set[str]:
 
 
 def overlap(text: str, gold: str) -> float:
-    """Share of the content words of `gold` that `text` holds, 0..1; for free labels and spoken content. 1 when `gold` has none."""
-    wanted = content_words(gold)
-    return len(wanted & content_words(text)) / len(wanted) if wanted else 1.0
+    """Share of the content words of `gold` that `text` holds, 0..1; for free labels and spoken content.
+
+    A `gold` of stop words alone ("It is.") must stand in `text` word for word: 1 or 0.
+    """
+    if wanted := content_words(gold):
+        return len(wanted & content_words(text)) / len(wanted)
+    said, whole = (" ".join(re.findall(r"\w+", normalise(part))) for part in (gold, text))
+    return float(bool(said) and f" {said} " in f" {whole} ")
 
 
 def names_number(text: str, gold: float, tolerance: float = 0.1) -> bool:
-    """Whether `text` holds a number within the relative `tolerance` of `gold` (absolute 0.5 at least)."""
-    numbers = [float(found.replace(",", ".")) for found in re.findall(r"-?\d+(?:[.,]\d+)?", text)]
-    return any(abs(number - gold) <= max(abs(gold) * tolerance, 0.5) for number in numbers)
+    """Whether `text` holds a number, and every number in it lies within the relative `tolerance` of `gold` (absolute 0.5 at least)."""
+    numbers = [float(found.replace(",", ".")) for found in re.findall(r"(?<![\w.,])-?\d+(?:[.,]\d+)?", text)]
+    return bool(numbers) and all(abs(number - gold) <= max(abs(gold) * tolerance, 0.5) for number in numbers)

@@ -196,7 +196,17 @@ def _fail(path: Path, where: str, problem: str) -> ValueError:
     return ValueError(f"{path}: {where}: {problem}")
 
 
-def _parse_group(path: Path, index: int, raw: Any) -> list[Prompt]:
+def parse_group(path: Path, index: int, raw: Any) -> list[Prompt]:
+    """Check one group of a pool file.
+
+    Args:
+        path: the file, for messages.
+        index: place of the group in it.
+        raw: the group as YAML gives it.
+
+    Raises:
+        ValueError: a key, domain, kind, attribute, name or prompt is wrong; names the file and the entry.
+    """
     where = f"group {index + 1}"
     if not isinstance(raw, dict):
         raise _fail(path, where, f"must be a mapping with the keys {sorted(_GROUP_KEYS)}, got {type(raw).__name__}")
@@ -255,7 +265,7 @@ def read_prompts(path: Path) -> list[Prompt]:
         raise ValueError(f"{path}: cannot be read as a prompt file: {error}") from error
     if not isinstance(raw, list):
         raise ValueError(f"{path}: must be a YAML list of groups, got {type(raw).__name__}")
-    return [prompt for index, group in enumerate(raw) for prompt in _parse_group(path, index, group)]
+    return [prompt for index, group in enumerate(raw) for prompt in parse_group(path, index, group)]
 
 
 def load_pool(paths: Sequence[str | Path] | None = None) -> PromptPool:

@@ -54,5 +54,19 @@ def test_missing_tool_is_exit_code_one_for_names_and_a_warning_for_tiers(
     monkeypatch.setattr(tool, "fetch", lambda names, **_: fetched.extend(names))
     with caplog.at_level(logging.WARNING):
         assert tool.main(["fetch", "--tier", "ci", "--models"]) == 0
-    assert "left out" in caplog.text and "scratch" in caplog.text
-    assert "whisper-base" in fetched and "scratch" not in fetched
+    assert "left out scratch: apt-get is not installed" in caplog.text
+    assert "left out timgm6mb-soundfont: soundfont-wheel with the same content is taken instead" in caplog.text
+    assert caplog.text.count("to get what is left out: docker run") == 1, "one command for all"
+    assert "whisper-base" in fetched and "scratch" not in fetched and "soundfont-wheel" in fetched
+
+
+def test_without_npm_the_command_that_installs_it_is_said(
+    cache: Path, tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "apt-get").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(tool, "fetch", lambda names, **_: None)
+    with caplog.at_level(logging.WARNING):
+        assert tool.main(["fetch", "--tier", "lean"]) == 0
+    assert "left out kokoro-82m: npm is not installed" in caplog.text
+    assert "to get what is left out: sudo apt-get install npm" in caplog.text and "scratch" not in caplog.text

@@ -18,6 +18,7 @@ from nemo_desta.assets import MODELS, PACKAGES, AssetError, Kind, Model, Package
 from nemo_desta.assets.convert import CONVERTERS
 from nemo_desta.assets.download import Cancelled, explain_failure, run_client
 from tests.assets.conftest import deb_bytes, pinned, tar_bytes
+from tests.tiny import default_interrupt
 
 AddWheel = Callable[..., Package]
 
@@ -297,7 +298,8 @@ def test_interrupt_leaves_a_usable_cache(cache: Path, tmp_path: Path) -> None:
     (tools / "apt-get").chmod(0o755)
     environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"}
     script = Path(__file__).parents[2] / "tools" / "fetch_assets.py"
-    process = subprocess.Popen([sys.executable, str(script), "fetch", "mma"], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    command = [sys.executable, str(script), "fetch", "mma"]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=default_interrupt)
     deadline = time.monotonic() + 30
     while not (tmp_path / "started").exists() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -1,5 +1,6 @@
 """The report tool: counts, duplicates across splits, figures, exit codes."""
 
+import copy
 import importlib.util
 import json
 import sys
@@ -9,6 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import soundfile as sf
 
 from nemo_desta.corpora.build import BuildSettings, ClipSource, build_cuts
 from nemo_desta.corpora.manifests import write_cuts
@@ -81,6 +83,34 @@ def test_nearly_the_same_transcript_is_found(tool: ModuleType, tmp_path: Path) -
     assert tool.main([str(root), "--jobs", "1"]) == 0, "the words may be the same where the voice is not"
     (pair,) = json.loads((root / "report/report.json").read_text())["transcript_duplicates"]
     assert (pair["test"], pair["train"]) == ("made-near", "made-a") and 0.7 <= pair["similarity"] < 1
+
+
+def test_nearly_the_same_sound_is_found_though_level_and_offset_differ(tool: ModuleType, tmp_path: Path) -> None:
+    root = corpus(tmp_path, [*APART, clip("f", "test", 6, None, domain="sound", language=None, gender=None, seconds=0.55)])
+    assert tool.main([str(root), "--jobs", "1"]) == 0
+    cuts, _ = tool.load(root)
+    assert tool.similar_sounds(cuts) == []
+    known = next(cut for cut in cuts["train"] if cut.id == "made-e").load_audio()[0]
+    near = np.concatenate([np.zeros(800, np.float32), -0.5 * known]) + 0.005 * np.random.default_rng(9).standard_normal(8800).astype(np.float32)
+    sf.write(cuts["test"][-1].recording.sources[0].source, near, 16_000)
+    (pair,) = tool.similar_sounds(cuts)
+    assert (pair["test"], pair["train"]) == ("made-f", "made-e") and 0.95 <= pair["correlation"] < 1
+    assert tool.main([str(root), "--jobs", "1"]) == 1
+
+
+def test_floors_of_a_tier(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = corpus(tmp_path, APART)
+    cuts, _ = tool.load(root)
+    human, sound = cuts["train"][0], cuts["train"][2]
+    music, spoken = copy.deepcopy(sound), copy.deepcopy(human)
+    music.custom["domain"], spoken.custom["dataset"] = "music", "controlled_speech"
+    enough = {"train": [human] * 9_000 + [sound] * 450, "test": [music] * 300}
+    assert tool.below_floors(enough, "lean") == []
+    short = {"train": [human] * 8_999 + [spoken] * 500 + [sound] * 449, "test": [music] * 299}
+    assert [sentence.partition(" clips")[0] for sentence in tool.below_floors(short, "lean")] == ["human speech: 8999", "sound: 449", "music: 299"]
+    assert tool.main([str(root), "--jobs", "1"]) == 0
+    assert tool.main([str(root), "--jobs", "1", "--floors", "lean"]) == 1
+    assert "fewer than the 9000 of the lean tier" in capsys.readouterr().out
 
 
 def test_a_group_in_both_splits_is_found(tool: ModuleType, tmp_path: Path) -> None:

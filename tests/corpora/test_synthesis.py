@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from nemo_desta.assets import is_cached
 from nemo_desta.corpora import REGISTRY
 from nemo_desta.corpora.build import BuildSettings, ClipSource, build_cuts
 from nemo_desta.corpora.controlled_speech import plan_espeak, plan_kokoro, sentences
 from nemo_desta.corpora.noisy_speech import coloured_noise, mix, prepare_noisy_speech, render_noisy, speech_power
 from nemo_desta.corpora.rendered_instruments import HELD_OUT, RANGES, instrument_sources, phrase, realise
-from nemo_desta.corpora.rendered_music import GENRES, TEMPI, Piece, plan_pieces
+from nemo_desta.corpora.rendered_music import GENRES, TEMPI, Piece, _midi_name, plan_pieces
 from nemo_desta.corpora.synthesis import GM_INSTRUMENTS, Style, read_style, summarise_midi
 
 SETTINGS = BuildSettings(num_jobs=1)
@@ -88,6 +87,14 @@ def test_pieces_are_even_over_genres_and_reproducible(tmp_path: Path) -> None:
 def test_chart_is_transposed_to_the_key(tonic: int, mode: str, shift: int) -> None:
     piece = Piece("x", "jazz", Style("stdlib/swing", ("Swing",), 4, "4/4"), "Swing", 100, "medium", tonic, mode, ("C",), 8.0, -3.0, 1)
     assert f"Transpose {shift}\n" in piece.chart()
+
+
+def test_midi_files_are_named_by_their_chart() -> None:
+    def name(chords: tuple[str, ...], seconds: float) -> str:
+        return _midi_name(Piece("x", "jazz", Style("stdlib/swing", ("Swing",), 4, "4/4"), "Swing", 100, "medium", 0, "major", chords, seconds, -3.0, 1))
+
+    assert name(("C", "G"), 8.0) == name(("C", "G"), 8.1), "the same chart is compiled once"
+    assert name(("C", "G"), 8.0) != name(("C", "G", "C"), 12.0), "another length is another chart"
 
 
 @pytest.mark.assets
@@ -202,8 +209,6 @@ def test_espeak_obeys_pitch_rate_and_voice(asset: Callable[..., dict[str, Path]]
 
 @pytest.mark.assets
 def test_kokoro_speaks_with_the_gender_of_its_voice(tmp_path: Path, asset: Callable[..., dict[str, Path]]) -> None:
-    if not is_cached("kokoro-82m"):
-        pytest.skip("kokoro-82m (90 MB) is not part of the ci tier: run 'python tools/fetch_assets.py fetch kokoro-82m'")
     dirs = asset("kokoro-82m", "espeak-ng")
     cuts = list(REGISTRY["controlled_speech"].prepare(dirs, tmp_path, settings=SETTINGS, clips=6, espeak_clips=4))
     assert len(cuts) == 10

@@ -1,6 +1,12 @@
+import dataclasses
+import gzip
+import re
+import shutil
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from lhotse import CutSet
 
 from nemo_desta.config import DestaConfig, EvalConfig, TrainerConfig
@@ -37,6 +43,36 @@ def test_a_real_model_is_evaluated_and_a_second_run_asks_nothing(run):
 
     again = evaluate_run(run, load_model=unused, progress=False)
     assert again["attributes"] == results["attributes"] and again["retention"] == results["retention"]
+
+
+def test_lost_lines_are_counted_and_a_damaged_manifest_is_refused(tmp_path, run):
+    root = tmp_path / "run"
+    shutil.copytree(Path(run.run_dir) / "corpus", root / "corpus")
+    again = dataclasses.replace(run, run_dir=str(root), eval=dataclasses.replace(run.eval, checkpoint=str(find_checkpoint(run)), retention_prompts=0))
+    path = root / "corpus" / "cuts_test.jsonl.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + b"no cut\n"))
+    results = evaluate_run(again, progress=False)
+    counts = results["left_out"]["manifest_problems"]
+    assert counts.keys() == {"cuts_test"} and counts["cuts_test"]["lost_lines"] == 1 and counts["cuts_test"]["unknown_fields"] == 0
+    assert results["manifest"]["manifest_problems"] == counts
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"cuts_test\.jsonl\.gz is cut off or damaged"):
+        evaluate_run(again, progress=False)
+
+
+def test_a_checkpoint_that_is_not_there_is_told_with_the_quotes_hydra_needs(run):
+    lost = dataclasses.replace(run, eval=dataclasses.replace(run.eval, checkpoint="nowhere/step=600.ckpt"))
+    with pytest.raises(ValueError, match=r"""no checkpoint in 'nowhere/step=600\.ckpt'.*'eval\.checkpoint="<directory>"'"""):
+        find_checkpoint(lost)
+
+
+def test_the_documented_quotes_reach_the_configuration():
+    text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    override = re.search(r"'(eval\.checkpoint=[^']+)'", text).group(1)  # what the shell leaves of it
+    parser = OverridesParser.create()
+    assert parser.parse_override(override).value() == "runs/mini/train/checkpoints/step=600.ckpt"
+    with pytest.raises(HydraException):
+        parser.parse_override(override.replace('"', ""))
 
 
 def test_a_run_without_checkpoint_or_corpus_is_an_error(tmp_path, run):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -13,8 +14,10 @@ from nemo_desta.evaluation.report.clips import draw_clips
 from nemo_desta.evaluation.report.scalars import read_curve, smooth
 from nemo_desta.evaluation.runner import GenerationSettings, run_benchmark
 from nemo_desta.evaluation.scoring import score_predictions
+from nemo_desta.generation.statistics import summary
 from nemo_desta.provenance import write_json_atomic
 from tests.evaluation.toys import HearingModel
+from tests.generation import clips
 
 RETENTION = {"identical": True, "prompts": 1, "different": 0, "rows": [{"prompt": "Why <b>?", "before": "So.", "after": "So.", "identical": True}]}
 
@@ -33,18 +36,18 @@ def run_dir(benchmark, cuts, tmp_path):
     return tmp_path
 
 
-TARGETS = {
-    "asked": 2000,
-    "kept": 1200,
-    "yield_by_kind": {"attribute": {"asked": 2000, "kept": 1200, "yield": 0.6}},
-    "yield_by_attribute": {"gender": {"asked": 10, "kept": 5, "yield": 0.5}},
-    "rejected_by_filter": {"empty": 800},
-}
+def targets_summary():
+    """What target generation itself writes into its manifest: five rows, of which three were kept."""
+    asked = [("gender", "female"), ("gender", "male"), ("gender", "male"), ("language", "English"), (None, "")]
+    plan = [dataclasses.replace(clips.row(name, **({name: value} if name else {})), row_id=f"r{i}") for i, (name, value) in enumerate(asked)]
+    answers = {row.row_id: clips.answer("The speaker is female.") for row in plan}
+    reasons = {row.row_id: reason for row, reason in zip(plan, [None, "contradicts", "contradicts", None, None], strict=True)}
+    return summary(plan, answers, reasons)
 
 
 def add_stages(run_dir):
     write_json_atomic(run_dir / "eval" / "retention.json", RETENTION)
-    write_json_atomic(run_dir / "targets" / "manifest.json", {"targets": TARGETS, "other": 1})
+    write_json_atomic(run_dir / "targets" / "manifest.json", {"targets": targets_summary(), "other": 1})
     stages = {"corpus": {"minutes": 3.5, "peak_rss_gib": 1.25}, "train": {"minutes": 16.0, "peak_rss_gib": 4.5}}
     write_json_atomic(run_dir / "stages.json", {"stages": stages})
     with SummaryWriter(str(run_dir / "train" / "run" / "v0")) as writer:
@@ -77,8 +80,9 @@ def test_results_json_has_the_agreed_keys(run_dir):
             assert 0 <= low <= row[condition]["accuracy"] <= high <= 1 and row[condition]["n"] == sum(row["values"].values())
         assert 0 < row["majority"] < 1
     assert results["retention"] == {"identical": True, "prompts": 1, "different": 0}
-    assert results["targets"]["rows"] == 1200 and results["targets"]["asked"] == 2000
-    assert results["targets"]["yield_by_kind"] == {"attribute": 0.6} and results["targets"]["yield_by_attribute"] == {"gender": 0.5}
+    assert results["targets"]["rows"] == 3 and results["targets"]["asked"] == 5
+    assert results["targets"]["yield_by_kind"] == {"attribute": 0.5, "description": 1.0}
+    assert results["targets"]["yield_by_attribute"] == {"gender": pytest.approx(1 / 3), "language": 1.0}
     assert results["minutes"] == {"corpus": 3.5, "train": 16.0} and results["peak_rss_gib"] == 4.5
     assert results["notes"] == []
 
@@ -106,6 +110,39 @@ def test_pages_show_figures_and_every_source_exists(run_dir):
     links = re.findall(r"\]\(([^)]+)\)", markdown)
     assert links and all((folder / link).is_file() for link in links)
     assert markdown.count("| with audio |") == markdown.count("| no audio |") == 6
+
+
+def test_pages_say_plainly_which_goals_are_met(run_dir):
+    add_stages(run_dir)
+    write_json_atomic(run_dir / "eval" / "retention.json", {**RETENTION, "identical": False, "different": 1})
+    results = write_report(run_dir)
+    assert results["goals"]["retention"]["met"] is False
+    assert results["goals"]["gender_accuracy"]["met"] is True
+    assert results["goals"]["more_attributes"]["measured"] == 2  # sound class and genre
+    assert results["goals"]["minutes"]["met"] is None  # targets and evaluate have no minutes yet
+    markdown = (run_dir / "report" / "report.md").read_text()
+    assert "| met | Accuracy of gender | ≥ 80 % | 100 % |" in markdown
+    assert "| met | Peak memory of any stage | ≤ 8.00 GiB | 4.50 GiB |" in markdown
+    page = (run_dir / "report" / "report.html").read_text()
+    goals = re.search(r'<table class="goals">.*?</table>', page, re.S).group(0)
+    assert re.findall(r">(met|not met|not measured)</td>", goals) == [
+        {True: "met", False: "not met", None: "not measured"}[goal["met"]] for goal in results["goals"].values()
+    ]
+    assert page.index('class="goals"') < page.index('class="results"') and markdown.index("## Goals") < markdown.index("## Accuracy")
+
+
+def test_what_was_left_out_is_on_the_pages(run_dir):
+    summary_path = run_dir / "eval" / "summary.json"
+    content = json.loads(summary_path.read_text())
+    content["left_out"] |= {
+        "unusable_clips": {"toy-<7>": "undecodable"},
+        "manifest_problems": {"cuts_test": {"lost_lines": 3, "unknown_fields": 1, "first": "x"}},
+    }
+    write_json_atomic(summary_path, content)
+    write_report(run_dir)
+    page, markdown = ((run_dir / "report" / f"report.{kind}").read_text() for kind in ("html", "md"))
+    assert "1: toy-&lt;7&gt;" in page and "3 lost lines, 1 unknown fields" in page
+    assert "left out: 1 (toy-&lt;7>)" in markdown and "- cuts_test: 3 lost lines" in markdown
 
 
 def test_clips_are_the_audio_that_was_asked_about(run_dir, benchmark):

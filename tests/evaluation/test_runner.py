@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import pytest
@@ -49,6 +50,13 @@ def test_batches_hold_audio_or_none_and_the_longest_first(benchmark):
     assert max(map(len, batches)) == 5
     for batch in batches:
         assert len({"audios" in r.messages[-1] for r in batch}) == 1
+
+
+def test_questions_about_a_clip_stand_together(benchmark):
+    order = [r.messages[-1]["audios"][0]["audio"] for batch in make_batches(benchmark, 5) for r in batch if "audios" in r.messages[-1]]
+    assert [cut.duration for cut in order] == sorted((cut.duration for cut in order), reverse=True)
+    changes = sum(one.id != other.id for one, other in itertools.pairwise(order))
+    assert changes == len({cut.id for cut in order}) - 1 < len(order) - 1
 
 
 @pytest.mark.parametrize("survives", [0, 1, 4])

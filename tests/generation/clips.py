@@ -12,7 +12,6 @@ from nemo_desta.config import DestaConfig, GenerationConfig, ModelConfig, Precis
 from nemo_desta.corpora.manifests import write_cuts
 from nemo_desta.generation.engines.base import STOP, Completion
 from nemo_desta.generation.plan import TargetRow, make_messages, row_id
-from nemo_desta.seed.describe import describe
 from nemo_desta.seed.prompts import Prompt
 from tests.tiny import tiny_llm
 
@@ -23,9 +22,7 @@ def clip(name: str, domain: str, *, text: str | None = None, language: str | Non
     """One cut of contract C1."""
     recording = Recording(id=name, sources=[AudioSource("file", [0], f"{name}.flac")], sampling_rate=16000, num_samples=32000, duration=2.0)
     source = SupervisionSegment(f"{name}-src", name, 0.0, 2.0, text=text, language=language, gender=gender, speaker="s", custom=attributes)
-    cut = MonoCut(id=name, start=0.0, duration=2.0, channel=0, supervisions=[source], recording=recording, custom={"dataset": "toy", "domain": domain})
-    cut.custom["seed_description"] = describe(cut)
-    return cut
+    return MonoCut(id=name, start=0.0, duration=2.0, channel=0, supervisions=[source], recording=recording, custom={"dataset": "toy", "domain": domain})
 
 
 def corpus(times: int = 4) -> CutSet:

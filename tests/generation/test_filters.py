@@ -28,6 +28,9 @@ def test_good_answers_pass() -> None:
     assert reason('The speaker says: "El número que usted marcó no es válido."', "transcript", transcript="El número que usted marcó no es válido") is None
     assert reason("A dog is barking.", "sound", sound="dog barking") is None
     assert reason("It lasts about 5 seconds.", "duration_seconds", duration_seconds="5 seconds") is None
+    assert reason("The SNR is 5 dB.", "snr_db", snr_db="5 dB") is None
+    assert reason("A piano, a double bass and drums play.", "instruments", instruments="acoustic grand piano; double bass; drums") is None
+    assert reason("She reads the text message in a female voice.") is None
     assert reason("A guitar and drums.", "instrument", instrument="guitar and drums") is None
 
 
@@ -69,6 +72,9 @@ def test_what_the_speaker_refuses_is_no_refusal() -> None:
         "<start_audio> female",
         "Language: Spanish, Gender: female",
         "The description says that the speaker is female.",
+        "The female speaker is given as text.",
+        "The text says that she is female.",
+        "It is written text about a female speaker.",
     ],
 )
 def test_reveals_text(text: str) -> None:
@@ -93,7 +99,10 @@ def test_contradiction(text: str) -> None:
 
 def test_contradiction_of_numbers_and_labels() -> None:
     assert reason("It lasts about 9 seconds.", "duration_seconds", duration_seconds="5 seconds") == "contradiction"
+    assert reason("It lasts 3, 5 or 9 seconds.", "duration_seconds", duration_seconds="5 seconds") == "contradiction"
+    assert reason("The SNR is 20 dB.", "snr_db", snr_db="5 dB") == "contradiction"
     assert reason("A cat is purring.", "sound", sound="dog barking") == "contradiction"
+    assert reason("A violin and a flute.", "instruments", instruments="acoustic grand piano; double bass; drums") == "contradiction"
     assert reason("There is a guitar.", "instrument", instrument="guitar and drums") == "contradiction"
     assert reason("A guitar, drums and a piano.", "instrument", instrument="guitar and drums") == "contradiction"
 

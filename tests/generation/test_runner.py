@@ -15,13 +15,16 @@ from typing import Any
 import pytest
 import torch
 
+from nemo_desta.config import GenerationConfig
 from nemo_desta.corpora.manifests import read_cuts
 from nemo_desta.data.supervision import self_generated
 from nemo_desta.generation import journal as journal_module
 from nemo_desta.generation import runner
 from nemo_desta.generation.engines.base import LENGTH, STOP, Completion
 from nemo_desta.generation.journal import Journal, exclusive
-from nemo_desta.generation.runner import generate_targets
+from nemo_desta.generation.runner import generate_targets, model_revision
+from nemo_desta.seed.describe import describe
+from nemo_desta.seed.prompts import load_pool
 from tests.generation.clips import answer, config, lively_llm
 from tests.tiny import read_json, tiny_tokenizer
 
@@ -99,11 +102,56 @@ def test_result_has_rows_with_provenance_and_counts(tmp_path: Path) -> None:
     cut, row = rows[0]
     assert row.text == echo_seed("") and row.recording_id == cut.recording_id
     assert {"model", "revision", "engine", "temperature", "top_p", "max_tokens", "seed", "prompt_sha256", "finish_reason"} <= set(row.custom["generator"])
+    assert all(c.custom["seed_description"] == describe(c) for c, _ in rows)
+    assert "Type: sound" in next(c for c, _ in rows if c.custom["domain"] == "sound").custom["seed_description"]
+    assert all(r.custom["generator"]["seed_text"] == c.custom["seed_description"] for c, r in rows), "an unfocused row reads the whole description"
     assert row.custom["messages"][-1]["content"].startswith("<|AUDIO|>\n\n") and row.custom["prompt_kind"]
     for cut, row in rows:
         gender = cut.supervisions[0].gender
         assert row.custom["attribute"] != "gender" or gender == "female"
         assert row.custom["attribute"] is not None or gender in (None, "female")
+
+
+def test_a_focused_row_keeps_what_the_backbone_read(tmp_path: Path) -> None:
+    read: list[str] = []
+    path = generate_targets(config(tmp_path, focused_seed=True), engine=Parrot(lambda prompt: read.append(prompt) or echo_seed(prompt)))
+    rows = [(cut, s.custom) for cut in read_cuts(path) for s in self_generated(cut)]
+    gender = next(custom for _, custom in rows if custom["attribute"] == "gender")
+    assert gender["generator"]["seed_text"] == "[00:00-00:02] The speaker is female."
+    assert all(any(custom["generator"]["seed_text"] in prompt and custom["prompt"] in prompt for prompt in read) for _, custom in rows)
+    assert all(cut.custom["seed_description"] == describe(cut) for cut, _ in rows)
+
+
+def test_a_hub_model_has_the_commit_of_its_snapshot_as_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    folder = tmp_path / "models--owner--name"
+    (folder / "snapshots" / commit).mkdir(parents=True)
+    (folder / "snapshots" / commit / "config.json").write_text("{}")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(commit)
+    assert model_revision.__wrapped__("hf://owner/name") == commit
+    assert model_revision.__wrapped__("hf://owner/absent") == "unknown"
+
+
+def test_prompts_come_from_the_configured_files(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text('- {group: own, domain: any, kind: attribute, attribute: domain, prompts: ["Which type of audio might this be?"]}')
+    path = generate_targets(config(tmp_path / "own", prompt_files=[str(own)], drop_rejected=False), engine=Parrot())
+    assert {s.custom["prompt"] for cut in read_cuts(path) for s in self_generated(cut)} == {"Which type of audio might this be?"}
+    both = load_pool(runner.prompt_paths(GenerationConfig(prompt_files=["shipped", str(own)])))
+    assert len(both) == len(load_pool()) + 1 and runner.prompt_paths(GenerationConfig()) is None
+
+
+def test_a_run_goes_on_with_another_number_of_threads(tmp_path: Path) -> None:
+    class Threaded(Parrot):
+        def describe(self) -> dict[str, Any]:
+            return {"engine": "parrot", "threads": self.fail_at}
+
+    path = generate_targets(config(tmp_path), engine=Threaded(fail_at=1000))
+    path.unlink()
+    generate_targets(config(tmp_path), engine=Threaded(fail_at=2000))
+    assert read_json(tmp_path / "targets" / "manifest.json")["generator"]["threads"] == 2000
 
 
 def test_a_complete_run_is_skipped_without_loading_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

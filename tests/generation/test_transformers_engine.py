@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nemo_desta.backbones.hf import resolve_dtype
 from nemo_desta.config import Precision
 from nemo_desta.generation.engines.base import LENGTH, STOP, Completion, Sampling, row_seed
 from nemo_desta.generation.engines.transformers import TransformersEngine, _shared_prefix
@@ -70,9 +71,19 @@ def test_very_low_temperature_is_greedy(llm: Path) -> None:
 
 def test_edges(llm: Path) -> None:
     e = engine(llm)
+    assert e.describe() == {"engine": "transformers", "dtype": "float32", "device": "cpu", "threads": torch.get_num_threads()}
     assert e.generate([], []) == [] and e.count_tokens([]) == []
     assert _shared_prefix([[1, 2, 3], [1, 2, 3]]) == 2 and _shared_prefix([[1], [2, 3]]) == 0 and _shared_prefix([[1, 2, 5], [1, 2, 6, 7]]) == 2
     assert row_seed(0, "a") != row_seed(0, "b") != row_seed(1, "b")
+
+
+def test_auto_precision_follows_the_device_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert resolve_dtype(Precision.auto, torch.device("cpu")) == torch.float32
+    assert resolve_dtype(Precision.auto, torch.device("cuda")) == resolve_dtype(Precision.auto) == torch.bfloat16
 
 
 @pytest.mark.parametrize("bad", [{"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.1}, {"max_new_tokens": 0}])

@@ -280,3 +280,13 @@ def test_embedding_scale_starts_the_vectors_as_large_as_embeddings(root):
     model = DestaModel.from_config(tiny_model_config(root, init=ConnectorInit.embedding_scale, num_queries=32)).eval()
     vectors = model.perception.connect(torch.randn(4, 3, 20, 32))
     assert float(vectors.std()) == pytest.approx(model.backbone.embedding_std, rel=0.35)
+
+
+def test_a_clip_of_several_conversations_is_heard_once(model, tmp_path, monkeypatch):
+    clip, other = (str(write_tone(tmp_path / f"{hz}.wav", 0.5, hz=hz)) for hz in (200, 300))
+    ask = [[{"role": "user", "content": f"<|AUDIO|> {q}?", "audios": [{"audio": c, "text": " "}]}] for q, c in (("a", clip), ("b", other), ("c", clip))]
+    alone = [model.generate(c, max_new_tokens=5)[0].generated_ids for c in ask]
+    counts, hear = [], model.hear
+    monkeypatch.setattr(model, "hear", lambda clips: counts.append(len(clips)) or hear(clips))
+    assert [o.generated_ids for o in model.generate(ask, max_new_tokens=5)] == alone
+    assert counts == [2]

@@ -75,7 +75,7 @@ def endpoint():
 
 
 def test_command_line_with_an_endpoint(tmp_path, endpoint, capsys):
-    out = tmp_path / "grown.yaml"
+    out = tmp_path / "new" / "grown.yaml"
     arguments = [
         "--domain",
         "speech",
@@ -97,6 +97,21 @@ def test_command_line_with_an_endpoint(tmp_path, endpoint, capsys):
     assert yaml.safe_load(out.read_text())[0]["group"] == "grown-speech-gender"
     assert len(load_pool([Path(tool.load_pool.__code__.co_filename).parent / "pool", out])) == len(load_pool()) + 2
     assert tool.main([*arguments, "--seed", "1"]) == 1, "everything is known by now"
+
+
+def test_what_is_wrong_is_said_before_the_model_is_asked(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tool, "endpoint_model", lambda *args: pytest.fail("the model was asked"))
+    common = ["--domain", "speech", "--count", "2", "--endpoint", "http://127.0.0.1:9/v1", "--out", str(tmp_path / "new" / "grown.yaml")]
+    wrong = {
+        "unknown attribute ['shoe_size']": ["--kind", "attribute", "--attribute", "shoe_size"],
+        "unknown attribute ['hat_size']": ["--kind", "reasoning", "--requires", "hat_size"],
+        "the group's name": ["--kind", "reasoning", "--group", "Bad Name"],
+        "missing.yaml": ["--kind", "reasoning", "--pool", str(tmp_path / "missing.yaml")],
+    }
+    for message, arguments in wrong.items():
+        with pytest.raises(SystemExit):
+            tool.main([*common, *arguments])
+        assert message in capsys.readouterr().err
 
 
 def test_dead_endpoint_is_one_sentence(tmp_path):

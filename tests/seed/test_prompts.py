@@ -61,6 +61,7 @@ def test_every_important_attribute_has_many_wordings():
     for attribute in core:
         assert count[attribute] >= 10, attribute
     assert set(count) <= set(ATTRIBUTES) | {TRANSCRIPT}
+    assert all(count[attribute] >= 6 for attribute in ("instruments", "playing", "mode", "noise_type", "snr_db"))
 
 
 def test_attribute_questions_are_short_and_need_their_attribute():
@@ -114,7 +115,7 @@ def test_mixed_clips_take_prompts_of_every_domain(make_cut, make_source):
 def test_attributes_are_drawn_evenly_whatever_their_number_of_wordings(speech):
     drawn = Counter(POOL.sample(fastcopy(speech, id=f"c{i}"), 1, 0, 1.0)[0].attribute for i in range(1600))
     expected = 1600 / len(drawn)
-    assert set(drawn) == {"domain", "language", "gender", "pitch", "speaking_rate", "loudness", "duration_seconds", "transcript"}
+    assert set(drawn) == {"domain", "language", "gender", "pitch", "speaking_rate", "loudness", "snr_db", "duration_seconds", "transcript"}
     assert all(abs(n - expected) < 0.3 * expected for n in drawn.values()), drawn
 
 

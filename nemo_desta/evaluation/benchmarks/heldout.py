@@ -16,7 +16,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,14 @@ import soundfile
 import yaml
 from lhotse.cut import MonoCut
 
-from nemo_desta.data.conversation import AUDIO_LOCATOR, NO_TRANSCRIPT
+from nemo_desta.data.conversation import NO_TRANSCRIPT
+from nemo_desta.data.dataset import load_samples
 from nemo_desta.evaluation import stats
 from nemo_desta.evaluation.benchmarks.base import NO_AUDIO, SHUFFLED, WITH_AUDIO, Item, Scored
 from nemo_desta.evaluation.model import Conversation
 from nemo_desta.evaluation.scoring import summarise_tracks
+from nemo_desta.generation.plan import make_messages
+from nemo_desta.seed.prompts import Prompt, load_pool
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +50,7 @@ class HeldOutSettings:
     max_majority_ratio: float = 1.5  # the most common of K values is at most this / K of an attribute's items, so that its majority baseline stays low
     wording: str = "own"  # own: heldout_questions.yaml; pool: the attribute prompts of the training pool, drawn by item, for robustness to wording
     show_transcript: bool = False  # show the source transcript in the audio block
-    system_prompt: str = "Focus on the audio clips and instructions."  # that of the training messages
+    system_prompt: str = "Focus on the audio clips and instructions."  # that of the training messages; "" = no system turn, as there
     bootstrap: int = 1000  # resamples
     seed: int = 0
 
@@ -57,8 +60,8 @@ def load_questions(path: Path = QUESTIONS_PATH) -> dict[str, str]:
     return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
-def audio_problem(cut: MonoCut) -> str | None:
-    """Why a clip cannot be asked about (missing or unreadable file, no samples); None when its header reads well."""
+def header_problem(cut: MonoCut) -> str | None:
+    """Why a clip cannot be asked about (missing or unreadable file, no samples); None when its header reads well. Cheap: for all held-out clips."""
     for source in cut.recording.sources if cut.recording else []:
         if source.type != "file":
             continue
@@ -68,6 +71,35 @@ def audio_problem(cut: MonoCut) -> str | None:
         except (OSError, RuntimeError) as error:  # soundfile's own error is a RuntimeError
             return str(error)
     return None if cut.duration > 0 else "no duration"
+
+
+def audio_problem(cut: MonoCut) -> str | None:
+    """Why a clip cannot be heard; None when the whole of it decodes, by the reader that the model uses. For the clips that are asked about."""
+    try:
+        load_samples(cut)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@cache
+def pool_prompts() -> dict[str, list[Prompt]]:
+    """Attribute -> the attribute prompts of the training pool."""
+    prompts: dict[str, list[Prompt]] = {}
+    for prompt in load_pool():
+        if prompt.attribute:
+            prompts.setdefault(prompt.attribute, []).append(prompt)
+    return prompts
+
+
+@cache
+def askable(attribute: str, domain: str | None, known: frozenset[str]) -> bool:
+    """Whether the training pool asks clips of this domain for the attribute; true for an attribute that it asks no clip for.
+
+    A laugh may have a gender in its manifest, but if training asks only speech for it, the answer about a laugh was never taught.
+    """
+    prompts = pool_prompts().get(attribute)
+    return prompts is None or any(prompt.fits(domain, known) for prompt in prompts)
 
 
 def value_counts(cuts: Sequence[MonoCut], attributes_of: Attributes) -> dict[str, Counter[str]]:
@@ -111,12 +143,13 @@ class HeldOut:
             raise ValueError(f"wording={settings.wording!r} is unknown: write own or pool")
         self.settings = settings
         self.questions = dict(questions if questions is not None else load_questions())
-        self._attributes_of = attributes_of or _default_attributes()
+        self._all_attributes_of = attributes_of or _default_attributes()
         self._match = match or _default_match()
-        self.left_out: dict[str, Any] = {"unusable_clips": {}, "values_not_in_training": {}, "values_with_few_clips": {}, "attributes": {}}
-        self._cuts = self._usable(test_cuts)
         self._trained = value_counts(train_cuts, self._attributes_of)
-        self._items = [item for attribute in self.questions for item in self._items_of(attribute)]
+        self._problems: dict[str, str] = {}  # cut id -> why it is left out
+        self._heard: set[str] = set()  # cut ids that were decoded whole
+        self._cuts = self._without(sorted(test_cuts, key=lambda c: c.id), header_problem)
+        self._items = self._choose()
         if not self._items:
             raise ValueError(
                 f"{len(self._cuts)} held-out clips give no question: an attribute needs two values with {settings.min_clips_per_value} held-out clips each "
@@ -125,7 +158,7 @@ class HeldOut:
 
     @cached_property
     def _by_id(self) -> dict[str, MonoCut]:
-        return {cut.id: cut for cut in self._cuts}
+        return {cut.id: cut for cut in self._cuts}  # also those that are found out later to be broken
 
     def load(self) -> list[Item]:
         """The items, attribute by attribute."""
@@ -137,13 +170,12 @@ class HeldOut:
 
     def messages(self, item: Item, condition: str) -> Conversation:
         """System prompt and question, with the clip, another item's clip, or none."""
-        system = {"role": "system", "content": self.settings.system_prompt}
+        *system, user = make_messages(item.question, self.settings.system_prompt)  # as training writes them
         if condition == NO_AUDIO:
-            return [system, {"role": "user", "content": item.question}]
+            return [*system, {**user, "content": item.question}]
         cut = self.cut(item.meta["cut" if condition == WITH_AUDIO else "shuffled_cut"])
         transcript = cut.supervisions[0].text if self.settings.show_transcript and cut.supervisions else None
-        audio = {"audio": cut, "text": transcript or NO_TRANSCRIPT}
-        return [system, {"role": "user", "content": f"{AUDIO_LOCATOR}\n\n{item.question}", "audios": [audio]}]
+        return [*system, {**user, "audios": [{"audio": cut, "text": transcript or NO_TRANSCRIPT}]}]
 
     def extract(self, item: Item, response: str) -> str | None:
         """The one value of the attribute that the response names."""
@@ -161,17 +193,45 @@ class HeldOut:
             summary["question"] = self.questions[name] if self.settings.wording == "own" else "(drawn from the training pool)"
         return {"attributes": tracks, "left_out": self.left_out, "settings": asdict(self.settings)}
 
-    def _usable(self, cuts: Sequence[MonoCut]) -> list[MonoCut]:
-        usable = []
-        for cut in sorted(cuts, key=lambda c: c.id):
-            problem = audio_problem(cut)
-            if problem is None:
-                usable.append(cut)
-            else:
-                self.left_out["unusable_clips"][cut.id] = problem
-        if self.left_out["unusable_clips"]:
-            logger.warning("%d held-out clips cannot be read and are left out: %s", len(cuts) - len(usable), list(self.left_out["unusable_clips"])[:5])
-        return usable
+    def _attributes_of(self, cut: MonoCut) -> dict[str, str]:
+        """The attributes of a clip that the pool asks clips like it for."""
+        attributes = self._all_attributes_of(cut)
+        known = frozenset(attributes)
+        return {name: str(value) for name, value in attributes.items() if askable(name, attributes.get("domain"), known)}
+
+    def _choose(self) -> list[Item]:
+        """The items. The chosen clips are decoded whole; where one cannot be, it is left out and the choice is made again without it."""
+        while True:
+            self.left_out: dict[str, Any] = {
+                "unusable_clips": dict(self._problems),
+                "clips_never_asked_in_training": self._never_asked(),
+                "values_not_in_training": {},
+                "values_with_few_clips": {},
+                "attributes": {},
+            }
+            items = [item for attribute in self.questions for item in self._items_of(attribute)]
+            fresh = {item.meta["cut"]: self.cut(item.meta["cut"]) for item in items if item.meta["cut"] not in self._heard}
+            good = self._without(list(fresh.values()), audio_problem)
+            self._heard |= {cut.id for cut in good}
+            if len(good) == len(fresh):
+                break
+            self._cuts = [cut for cut in self._cuts if cut.id not in self._problems]
+        if self._problems:
+            logger.warning("%d held-out clips cannot be read and are left out: %s", len(self._problems), list(self._problems.items())[:3])
+        return items
+
+    def _without(self, cuts: Sequence[MonoCut], problem_of: Callable[[MonoCut], str | None]) -> list[MonoCut]:
+        """The cuts without a problem; the others are noted."""
+        found = {cut.id: problem for cut in cuts if (problem := problem_of(cut)) is not None}
+        self._problems |= found
+        return [cut for cut in cuts if cut.id not in found]
+
+    def _never_asked(self) -> dict[str, int]:
+        """Attribute with a question -> clips that have it but are of a domain that training never asks for it."""
+        counts: Counter[str] = Counter()
+        for cut in self._cuts:
+            counts.update(self._all_attributes_of(cut).keys() - self._attributes_of(cut).keys())
+        return {name: counts[name] for name in self.questions if counts[name]}
 
     def _items_of(self, attribute: str) -> list[Item]:
         """The items of one attribute, in a fixed order; none where fewer than two values remain."""
@@ -219,18 +279,8 @@ class HeldOut:
         return Item(f"{attribute}/{cut.id}", attribute, question, value, choices, (cut,), _cluster(cut), meta)
 
     def _question(self, attribute: str, cut_id: str) -> str:
-        prompts = self._pool.get(attribute) if self.settings.wording == "pool" else None
-        return prompts[self._seed("wording", attribute, cut_id) % len(prompts)] if prompts else self.questions[attribute]
-
-    @cached_property
-    def _pool(self) -> dict[str, list[str]]:
-        from nemo_desta.seed.prompts import load_pool
-
-        prompts: dict[str, list[str]] = {}
-        for prompt in load_pool().prompts:
-            if prompt.kind == "attribute" and prompt.attribute:
-                prompts.setdefault(prompt.attribute, []).append(prompt.text)
-        return prompts
+        prompts = pool_prompts().get(attribute) if self.settings.wording == "pool" else None
+        return prompts[self._seed("wording", attribute, cut_id) % len(prompts)].text if prompts else self.questions[attribute]
 
     def _seed(self, *parts: str) -> int:
         return int.from_bytes(hashlib.sha256("\0".join([str(self.settings.seed), *parts]).encode()).digest()[:8], "big")

@@ -100,7 +100,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"percent": _percent, "interval": _interval, "title": plots.title, "number": _number, "cell": _markdown_cell}
+    environment.filters |= {"percent": _percent, "interval": _interval, "title": plots.title, "number": _number, "cell": _markdown_cell, "figure": _figure}
     return environment
 
 
@@ -114,6 +114,16 @@ def _interval(bounds: tuple[float, float] | None) -> str:
 
 def _number(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:,.{digits}f}" if isinstance(value, float) else f"{value:,}"
+
+
+def _figure(value: Any, unit: str) -> str:
+    """The target or the measured figure of a goal."""
+    if value is None:
+        return "–"
+    if unit == "answer":
+        return "yes" if value else "no"
+    texts = {"share": _percent(value, 1 if 1000 * value % 10 else 0), "minutes": f"{value:.1f} min", "GiB": f"{value:.2f} GiB"}
+    return texts.get(unit, str(value))
 
 
 def _markdown_cell(text: object) -> str:

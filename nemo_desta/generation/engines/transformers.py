@@ -15,20 +15,11 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from nemo_desta.backbones.hf import resolve_dtype
 from nemo_desta.config import Precision
 from nemo_desta.generation.engines.base import LENGTH, STOP, Completion, Sampling, row_seed
 
 logger = logging.getLogger(__name__)
-
-
-def pick_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """Number format of the backbone: `auto` is bf16 where the device multiplies it natively, else fp32."""
-    if precision is not Precision.auto:
-        return torch.bfloat16 if precision is Precision.bf16 else torch.float32
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native else torch.float32
 
 
 class TransformersEngine:
@@ -49,7 +40,7 @@ class TransformersEngine:
     def __init__(self, model: str | Path, sampling: Sampling, precision: Precision = Precision.auto, device: str | None = None) -> None:
         self.sampling = sampling
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.dtype = pick_dtype(precision, self.device)
+        self.dtype = resolve_dtype(precision, self.device)
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model)
         if not self.tokenizer.chat_template:
             raise ValueError(f"{model} has no chat template, so it cannot answer instructions: choose an instruction-tuned model for model.llm")
@@ -61,7 +52,7 @@ class TransformersEngine:
 
     def describe(self) -> dict[str, Any]:
         """Precision, device and threads: results are reproducible where these are equal."""
-        return {"engine": self.name, "dtype": str(self.dtype).removeprefix("torch."), "device": self.device.type}
+        return {"engine": self.name, "dtype": str(self.dtype).removeprefix("torch."), "device": self.device.type, "threads": torch.get_num_threads()}
 
     def count_tokens(self, prompts: Sequence[str]) -> list[int]:
         """Length of every prompt in tokens."""

@@ -94,11 +94,13 @@ def generate_targets(config: DestaConfig, *, engine: Engine | None = None, pool:
         cuts = read_cuts(paths.corpus).to_eager()
         engine = engine or make_engine(config)
         plan = make_plan(cuts, pool, config.generation, engine.tokenizer)
-        batches = make_batches(plan, engine.count_tokens([row.text for row in plan]), config.generation.batch_tokens)
+        asked = distinct(plan, greedy=config.generation.temperature == 0)
+        batches = make_batches(list(asked.values()), engine.count_tokens([row.text for row in asked.values()]), config.generation.batch_tokens)
         _claim(paths.targets, _identity(config, engine, plan, batches))
         journal = Journal(paths.targets / "rows.jsonl", [[row.row_id for row in batch] for batch in batches])
         seconds = _answer(journal, batches, engine)
-        _finish(config, paths, cuts, plan, journal.answers, engine, {"done_key": key, "seconds_of_this_process": round(seconds, 1)})
+        answers = {row.row_id: journal.answers[asked[row.text if row.text in asked else row.row_id].row_id] for row in plan}
+        _finish(config, paths, cuts, plan, answers, engine, {"done_key": key, "generated": len(asked), "seconds_of_this_process": round(seconds, 1)})
     return paths.cuts
 
 
@@ -108,6 +110,20 @@ def prompt_paths(config: GenerationConfig) -> list[str | Path] | None:
 
 
 # --- what a run is -----------------------------------------------------------------------------------------------------------------------------------
+
+
+def distinct(plan: Sequence[TargetRow], *, greedy: bool) -> dict[str, TargetRow]:
+    """The rows that the backbone is really asked. Greedy decoding answers equal texts equally, so each text is asked once and its rows share the answer.
+
+    Returns:
+        Greedy: text -> its first row. Sampled: row id -> row, all of them.
+    """
+    if not greedy:
+        return {row.row_id: row for row in plan}
+    first: dict[str, TargetRow] = {}
+    for row in plan:
+        first.setdefault(row.text, row)
+    return first
 
 
 def make_batches(plan: Sequence[TargetRow], lengths: Sequence[int], batch_tokens: int) -> list[list[TargetRow]]:

@@ -117,7 +117,7 @@ def test_a_focused_row_keeps_what_the_backbone_read(tmp_path: Path) -> None:
     path = generate_targets(config(tmp_path, focused_seed=True), engine=Parrot(lambda prompt: read.append(prompt) or echo_seed(prompt)))
     rows = [(cut, s.custom) for cut in read_cuts(path) for s in self_generated(cut)]
     gender = next(custom for _, custom in rows if custom["attribute"] == "gender")
-    assert gender["generator"]["seed_text"] == "[00:00-00:02] The speaker is female."
+    assert gender["generator"]["seed_text"] == "The speaker is female."
     assert all(any(custom["generator"]["seed_text"] in prompt and custom["prompt"] in prompt for prompt in read) for _, custom in rows)
     assert all(cut.custom["seed_description"] == describe(cut) for cut, _ in rows)
 

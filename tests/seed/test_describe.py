@@ -26,7 +26,7 @@ def test_sound_and_music(sound, music):
 def test_labels_of_rendered_clips_are_shown(make_cut, make_source):
     band = make_cut(make_source(instruments="jazz guitar, double bass, drums", lead_instrument="jazz guitar", playing="melody", mode="minor"), domain="music")
     assert describe(band) == "[00:00-00:04] (Type: music, Instruments: jazz guitar; double bass; drums, Playing: melody, Mode: minor)"
-    assert describe_for(band, "instruments") == "[00:00-00:04] The instruments are jazz guitar; double bass; drums."
+    assert describe_for(band, "instruments") == "The instruments are jazz guitar; double bass; drums."
     noisy = make_cut(make_source("Hi", noise="noisy", noise_type="babble", snr_db=0.0))
     assert describe(noisy) == "[00:00-00:04] Hi (Type: speech, Noise: noisy, Noise type: babble, SNR: 0 dB)"
 
@@ -39,10 +39,10 @@ def test_transcript_and_attributes_can_be_left_out(speech):
 
 
 def test_focused_description_shows_what_is_asked(speech):
-    assert describe_for(speech, "language") == "[00:00-00:04] The spoken language is Italian."
-    assert describe_for(speech, "domain") == "[00:00-00:04] This is speech."
-    assert describe_for(speech, "duration_seconds") == "[00:00-00:04] The duration is 4 seconds."
-    assert describe_for(speech, "snr_db") == "[00:00-00:04] The signal-to-noise ratio is 31 dB."
+    assert describe_for(speech, "language") == "The spoken language is Italian."
+    assert describe_for(speech, "domain") == "This is speech."
+    assert describe_for(speech, "duration_seconds") == "The duration is 4 seconds."
+    assert describe_for(speech, "snr_db") == "The signal-to-noise ratio is 31 dB."
     assert describe_for(speech, "genre") == describe(speech)
     assert describe_for(speech, "transcript") == describe_for(speech, None) == describe(speech)
 

@@ -83,7 +83,7 @@ class StageLog:
         minutes = self._base.get("minutes", 0.0) + (0.0 if only_looked else elapsed / 60)
         stages = read_stages(self.path)
         stages[self.name] = {
-            "minutes": round(minutes, 3),
+            "minutes": round(minutes, 5),
             "peak_rss_gib": round(max(self._base.get("peak_rss_gib", 0.0), self.peak_bytes / GIB), 3),
             "starts": self._base.get("starts", 0) + (0 if only_looked else 1),
             "done": exit_code == 0,

@@ -120,7 +120,7 @@ class HFBackbone(nn.Module):
         """Keys and values of a beginning, as a cache that a forward pass may extend."""
         if ids not in self._beginnings:
             self._beginnings.clear()  # a run has one; another recipe in the same process replaces it
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():  # kept for later steps, which must be able to differentiate through it
                 embeds_1TH = self.embed(torch.tensor([ids], device=self.base.device))
                 cache = self.base.model(inputs_embeds=embeds_1TH, use_cache=True).past_key_values
             self._beginnings[ids] = [(layer.keys, layer.values) for layer in cache.layers]

@@ -22,11 +22,12 @@ CACHE_DTYPE = torch.bfloat16
 
 
 def clip_key(cut: MonoCut) -> str:
-    """Identifies the samples of a cut: its source's path, size and time of change, start and duration."""
+    """Identifies the samples of a cut: its source's path, size and time of change (or its bytes, where it lies in memory), start and duration."""
     assert cut.recording is not None
     parts = [f"{cut.start:.4f}", f"{cut.duration:.4f}", str(cut.channel), str(cut.sampling_rate)]
     for source in cut.recording.sources:
-        parts += [str(source.source)[-200:], *_stat(source.source)]
+        inside = source.source if isinstance(source.source, bytes) else None
+        parts += [str(source.source), *_stat(source.source)] if inside is None else [hashlib.sha256(inside).hexdigest()]
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]
 
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from nemo_desta.data.conversation import Rendered, render
 from nemo_desta.data.dataset import SAMPLING_RATE, Clip, check_samples, load_samples
 from nemo_desta.data.supervision import Message
+from nemo_desta.data.taps_cache import clip_key
 from nemo_desta.modules.transcriber import WhisperTranscriber
 
 if TYPE_CHECKING:
@@ -130,9 +131,10 @@ def _hear(entry: dict[str, Any], known: dict[str, Tensor]) -> _Heard:
     if isinstance(audio, np.ndarray | Tensor):
         return _Heard("samples", _named("the samples", _as_samples, audio), text)
     cut = audio if isinstance(audio, DataCut) else _as_cut(audio)
-    if cut.id not in known:
-        known[cut.id] = _named(cut.id, load_samples, cut)
-    return _Heard(cut.id, known[cut.id], text)
+    key = f"{cut.id}/{clip_key(cut)}" if cut.has_recording else cut.id  # two cuts of one id may be different sounds
+    if key not in known:
+        known[key] = _named(cut.id, load_samples, cut)
+    return _Heard(cut.id, known[key], text)
 
 
 def _named(source: str, read: Callable[[Any], Tensor], audio: Any) -> Tensor:

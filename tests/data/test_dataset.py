@@ -133,3 +133,9 @@ def test_clip_key_changes_with_the_file(tmp_path):
     assert clip_key(cut) == before != clip_key(cut.truncate(duration=0.3))
     write_tone(tmp_path / "a.flac", 0.6, hz=500)
     assert clip_key(cut) != before
+
+
+def test_clip_key_tells_sounds_in_memory_apart(tmp_path):
+    sounds = [write_tone(tmp_path / f"{hz}.wav", 0.5, hz=hz).read_bytes() for hz in (200, 900)]
+    keys = {clip_key(Recording.from_bytes(sound[:-400] + bytes(400), recording_id="x").to_cut()) for sound in sounds}  # the same end
+    assert len(keys) == 2

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lhotse import Recording
 from transformers import AutoModelForCausalLM
 
 from nemo_desta.checkpoint import CheckpointConfig, load_weights, read_config, trainable_state
@@ -15,6 +16,7 @@ from nemo_desta.config import ConnectorConfig, ConnectorInit, LoraConfig, ModelC
 from nemo_desta.data.conversation import render
 from nemo_desta.data.dataset import DestaDataset, load_samples
 from nemo_desta.models import DestaModel, build
+from nemo_desta.models.inference import _hear
 from nemo_desta.models.lightning import train_step
 from tests.tiny import tiny_model_config, tiny_targets, write_tone
 
@@ -290,3 +292,11 @@ def test_a_clip_of_several_conversations_is_heard_once(model, tmp_path, monkeypa
     monkeypatch.setattr(model, "hear", lambda clips: counts.append(len(clips)) or hear(clips))
     assert [o.generated_ids for o in model.generate(ask, max_new_tokens=5)] == alone
     assert counts == [2]
+
+
+def test_cuts_of_one_name_are_told_apart(model, tmp_path):
+    cuts = [Recording.from_file(write_tone(tmp_path / f"{hz}" / "a.wav", 0.5, hz=hz), recording_id="a").to_cut().with_id("a") for hz in (200, 900)]
+    known = {}
+    first, second = (_hear({"audio": cut, "text": " "}, known) for cut in cuts)
+    assert first.samples_T is not second.samples_T and not torch.equal(first.samples_T, second.samples_T)
+    assert _hear({"audio": cuts[0], "text": " "}, known).samples_T is first.samples_T

@@ -17,9 +17,11 @@ from nemo_desta.data.conversation import AudioLayout, Tokenizer
 from nemo_desta.data.dataset import Clip, MicroBatch
 from nemo_desta.data.packing import TokenPack
 from nemo_desta.data.supervision import Message
+from nemo_desta.data.transfer import to_device
 from nemo_desta.models import build
 from nemo_desta.models.inference import Answerer, GenerationOutput
 from nemo_desta.models.metering import EncoderMeter
+from nemo_desta.modules.canary_transcriber import CanaryTranscriber
 from nemo_desta.modules.encoder import similar_lengths
 from nemo_desta.modules.perception import Perception
 from nemo_desta.modules.transcriber import WhisperTranscriber
@@ -53,22 +55,22 @@ class DestaModel(nn.Module):
         self.meter = EncoderMeter()
         self.backbone = backbone
         self.tokenizer, self.layout, self.config = tokenizer, layout, config
-        self.transcriber: WhisperTranscriber | None = None
+        self.transcriber: WhisperTranscriber | CanaryTranscriber | None = None
         self.taps_cache_dtype: torch.dtype | None = None  # taps are rounded to this before use, so that cached and fresh ones are equal
 
     @classmethod
     def from_config(
-        cls, cfg: ModelConfig, *, max_transcript_tokens: int | None = 100, topology: Topology | None = None, recompute: bool = False
+        cls, cfg: ModelConfig, *, max_transcript_tokens: int | None = 100, topology: Topology | None = None, **options: bool
     ) -> Self:
         """A model with pretrained encoder and LLM and a fresh connector.
 
         Args:
-            topology, recompute: see `build.parts`.
+            topology, options: see `build.parts`.
 
         Raises:
             ValueError: a model reference or the placeholder token does not fit.
         """
-        return cls(*build.parts(cfg, max_transcript_tokens=max_transcript_tokens, topology=topology, recompute=recompute), topology)
+        return cls(*build.parts(cfg, max_transcript_tokens=max_transcript_tokens, topology=topology, **options), topology)
 
     @classmethod
     def from_pretrained(cls, ref: str | Path, **overrides: Any) -> Self:
@@ -163,7 +165,7 @@ class DestaModel(nn.Module):
         encoder = self.perception.encoder
         with self.meter.measure(self.device):
             features_CMF, lengths_C = encoder.featurizer([s for s in samples if s is not None], encoder.pad_to)
-            taps_NCFD, mask_CF = encoder.encode(features_CMF.to(self.device), lengths_C)
+            taps_NCFD, mask_CF = encoder.encode(to_device(features_CMF, self.device), lengths_C)
         self.meter.frames += taps_NCFD.shape[1] * taps_NCFD.shape[2]
         frames = [taps_NCFD.shape[2]] * len(samples) if mask_CF is None else mask_CF.sum(dim=1).tolist()
         return [taps_NCFD[:, i, :f] for i, f in enumerate(frames)]
@@ -192,9 +194,9 @@ def pad_taps(taps: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tens
     """Stack taps [N, F_i, D] to [N, C, F, D] with a mask, or without one where all are equally long."""
     frames = [t.shape[1] for t in taps]
     if len(set(frames)) == 1:
-        return torch.stack(list(taps), dim=1).to(device), None
+        return to_device(torch.stack(list(taps), dim=1), device), None
     padded = taps[0].new_zeros(taps[0].shape[0], len(taps), max(frames), taps[0].shape[2])
     for i, tap in enumerate(taps):
         padded[:, i, : tap.shape[1]] = tap
     mask = torch.arange(max(frames))[None, :] < torch.tensor(frames)[:, None]
-    return padded.to(device), mask.to(device)
+    return to_device(padded, device), to_device(mask, device)

@@ -5,8 +5,9 @@
     [{"role": "system", "content": "Focus on the audio clips and instructions."},
      {"role": "user", "content": "<|AUDIO|>\\n\\nWhat do you hear?", "audios": [{"audio": "clip.wav", "text": None}]}]
 
-``text`` is the transcript shown beside the clip's vectors: the caller's own words are never changed; ``None`` asks Whisper, and a clip without speech
-gets a single space. A conversation without clips gets the plain LLM's answer.
+``text`` is the transcript shown beside the clip's vectors: the caller's own words are never changed; ``None`` asks the decoder that belongs to the encoder
+(Whisper's, or a Canary's, which reads the connector's own encoder pass), and a clip without speech gets a single space. A conversation without clips gets
+the plain LLM's answer.
 
 Shape legend: B conversations, T tokens, C clips, Q query slots, H LLM width.
 """
@@ -29,7 +30,8 @@ from nemo_desta.data.conversation import Rendered, render
 from nemo_desta.data.dataset import SAMPLING_RATE, Clip, check_samples, load_samples
 from nemo_desta.data.supervision import Message
 from nemo_desta.data.taps_cache import clip_key
-from nemo_desta.modules.transcriber import WhisperTranscriber
+from nemo_desta.modules.canary_transcriber import CanaryTranscriber
+from nemo_desta.modules.transcriber import WhisperTranscriber, build_transcriber
 
 if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel
@@ -80,41 +82,52 @@ class Answerer:
         if not conversations:
             return []
         known: dict[str, Tensor] = {}
-        heard = self._with_transcripts([[_hear(a, known) for m in c for a in m.get("audios", ())] for c in conversations], transcribe)
+        heard = [[_hear(a, known) for m in c for a in m.get("audios", ())] for c in conversations]
+        clips = {id(one.samples_T): Clip("", samples_T=one.samples_T) for row in heard for one in row}  # conversations about one clip share its samples
+        heard = self._with_transcripts(heard, clips, transcribe)
         layout = replace(self.model.layout, max_transcript_tokens=None)  # as in the reference: only training cuts transcripts
         rendered = [
-            render(conversation, self.model.tokenizer, layout, transcripts=[clip.text for clip in clips])
-            for conversation, clips in zip(conversations, heard, strict=True)
+            render(conversation, self.model.tokenizer, layout, transcripts=[one.text for one in row])
+            for conversation, row in zip(conversations, heard, strict=True)
         ]
-        embeds_BTH, mask_BT = self._embed(rendered, heard)
+        embeds_BTH, mask_BT = self._embed(rendered, heard, clips)
         answers = self.model.backbone.generate(embeds_BTH, mask_BT, **sampling)
-        return [self._output(ids, clips) for ids, clips in zip(answers, heard, strict=True)]
+        return [self._output(ids, row) for ids, row in zip(answers, heard, strict=True)]
 
-    def _with_transcripts(self, heard: list[list[_Heard]], transcribe: bool) -> list[list[_Heard]]:
+    def _with_transcripts(self, heard: list[list[_Heard]], clips: dict[int, Clip], transcribe: bool) -> list[list[_Heard]]:
         """Fill in the transcripts that the caller left open, those of all conversations in one call."""
-        waiting = [clip.samples_T for clips in heard for clip in clips if clip.text is None]
+        waiting = [one.samples_T for row in heard for one in row if one.text is None]
         if not waiting:
             return heard
-        texts = iter(self._transcriber().transcribe(waiting) if transcribe else [""] * len(waiting))
-        return [[replace(clip, text=next(texts)) if clip.text is None else clip for clip in clips] for clips in heard]
+        texts = iter(self._written_down(waiting, clips) if transcribe else [""] * len(waiting))
+        return [[replace(one, text=next(texts)) if one.text is None else one for one in row] for row in heard]
 
-    def _transcriber(self) -> WhisperTranscriber:
-        if self.model.transcriber is None:  # a whole Whisper: loaded when a clip first needs it
+    def _written_down(self, waiting: list[Tensor], clips: dict[int, Clip]) -> list[str]:
+        """Transcripts of samples. Where the decoder reads the connector's taps, ``clips`` keep them: no clip is encoded twice."""
+        transcriber = self._transcriber()
+        if not isinstance(transcriber, CanaryTranscriber) or not transcriber.reads(self.model.perception.encoder):
+            return transcriber.transcribe(waiting)
+        taps = dict(zip(clips, self.model.taps(list(clips.values())), strict=True))
+        clips.update({key: Clip("", taps_NTD=taps_NTD) for key, taps_NTD in taps.items()})
+        return transcriber.transcribe_taps([taps[id(samples_T)] for samples_T in waiting])
+
+    def _transcriber(self) -> WhisperTranscriber | CanaryTranscriber:
+        if self.model.transcriber is None:  # a whole ASR model: loaded when a clip first needs it
             card = self.model.config
-            self.model.transcriber = WhisperTranscriber.from_pretrained(card.nemo_desta.get("encoder", f"hf://{card.encoder_model_id}"))
+            self.model.transcriber = build_transcriber(card.nemo_desta.get("encoder", f"hf://{card.encoder_model_id}"))
+            if isinstance(self.model.transcriber, CanaryTranscriber) and self.model.transcriber.reads(self.model.perception.encoder):
+                self.model.transcriber.drop_encoder()
         return self.model.transcriber.to(self.model.device)
 
-    def _embed(self, rendered: Sequence[Rendered], heard: Sequence[Sequence[_Heard]]) -> tuple[Tensor, Tensor]:
+    def _embed(self, rendered: Sequence[Rendered], heard: Sequence[Sequence[_Heard]], clips: dict[int, Clip]) -> tuple[Tensor, Tensor]:
         """Left-padded embeddings [B, T, H] with the clips' vectors in their slots, and the attention mask [B, T]."""
         model, width = self.model, max(len(r.input_ids) for r in rendered)
         pads = [width - len(r.input_ids) for r in rendered]
         ids = torch.tensor([[0] * pad + r.input_ids for pad, r in zip(pads, rendered, strict=True)], device=model.device)
         mask = torch.tensor([[0] * pad + [1] * len(r.input_ids) for pad, r in zip(pads, rendered, strict=True)], device=model.device)
         embeds_BTH = model.backbone.embed(ids).clone()
-        sounds = {id(clip.samples_T): clip.samples_T for row in heard for clip in row}  # conversations about one clip share its samples
-        if sounds:
-            vectors_CQH = model.hear([Clip("", samples_T=samples) for samples in sounds.values()]).to(embeds_BTH.dtype)
-            vectors = dict(zip(sounds, vectors_CQH, strict=True))
+        if clips:
+            vectors = dict(zip(clips, model.hear(list(clips.values())).to(embeds_BTH.dtype), strict=True))
             for b, (pad, row) in enumerate(zip(pads, rendered, strict=True)):
                 for clip, (start, length) in zip(heard[b], row.audio_spans, strict=True):
                     embeds_BTH[b, pad + start : pad + start + length] = vectors[id(clip.samples_T)]

@@ -6,7 +6,7 @@ Shape legend: B clips, M mel bins, F mel frames.
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from nemo_desta.config import PadTo
 from nemo_desta.modules.encoder import is_nemo_model, resolve_encoder
 from nemo_desta.modules.log_mel import LogMel
+
+if TYPE_CHECKING:
+    from nemo_desta.modules.canary_transcriber import CanaryTranscriber
 
 NO_SPEECH_TOKENS = ("<|nospeech|>", "<|nocaptions|>")
 NO_SPEECH_THRESHOLD = 0.6  # OpenAI's own for Whisper
@@ -126,3 +129,19 @@ class WhisperTranscriber:
         """Probabilities [B, V] of the decoder's first output."""
         start = torch.full((clips, 1), self.model.config.decoder_start_token_id, device=self.model.device)
         return self.model(decoder_input_ids=start, **heard).logits[:, -1].float().softmax(-1)
+
+
+def build_transcriber(ref: str | Path) -> "WhisperTranscriber | CanaryTranscriber":
+    """Whoever writes down what an audio model hears: Whisper's own decoder, or the Canary's of a NeMo model.
+
+    Args:
+        ref: as in `build_encoder`.
+
+    Raises:
+        ValueError: the model has no decoder: give the transcripts with the clips.
+    """
+    if not is_nemo_model(resolve_encoder(ref)):
+        return WhisperTranscriber.from_pretrained(ref)
+    from nemo_desta.modules.canary_transcriber import CanaryTranscriber
+
+    return CanaryTranscriber.from_pretrained(ref)

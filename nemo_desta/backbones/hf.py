@@ -17,9 +17,9 @@ from nemo_desta.backbones.supported import check_config, check_supported
 from nemo_desta.config import LoraConfig, Precision
 from nemo_desta.data.conversation import IGNORE
 from nemo_desta.data.packing import TokenPack
+from nemo_desta.parallel.cross_entropy import CHUNK, summed_cross_entropy
 
 logger = logging.getLogger(__name__)
-LOGIT_CHUNK = 1024  # labelled positions whose logits exist at the same time
 MIN_SHARED = 8  # tokens; a shorter common beginning is not worth a cache
 
 
@@ -140,18 +140,22 @@ class HFBackbone(nn.Module):
         return output.last_hidden_state[0]
 
     def loss(self, embeds_TH: Tensor, pack: TokenPack) -> tuple[Tensor, int]:
-        """(sum of the token losses in fp32, number of labelled tokens). Logits are made at labelled positions only, `LOGIT_CHUNK` at a time."""
+        """(sum of the token losses in fp32, number of labelled tokens). Logits are made at labelled positions only, a thousand at a time."""
         hidden_TH = self.hidden_states(embeds_TH.to(self.dtype), pack)
         # The token at t predicts the one at t + 1. The first token of a row is context, so no label crosses a border.
         next_T = pack.labels_T[1:]
         at_L = (next_T != IGNORE).nonzero().squeeze(-1)
-        hidden_LH, target_L = hidden_TH[at_L], next_T[at_L]
-        losses = [self._token_losses(h, t) for h, t in zip(hidden_LH.split(LOGIT_CHUNK), target_L.split(LOGIT_CHUNK), strict=True)]
-        return (torch.stack(losses).sum() if losses else hidden_TH.float().sum() * 0.0), int(at_L.numel())
+        if not at_L.numel():
+            return hidden_TH.float().sum() * 0.0, 0
+        return self._summed_losses(hidden_TH[at_L], next_T[at_L]), int(at_L.numel())
 
-    def _token_losses(self, hidden_LH: Tensor, target_L: Tensor) -> Tensor:
-        logits_LV = self.base.lm_head(hidden_LH).float()
-        return F.cross_entropy(logits_LV, target_L, reduction="sum")
+    def _summed_losses(self, hidden_LH: Tensor, target_L: Tensor) -> Tensor:
+        head = self.base.lm_head
+        if type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad:
+            return summed_cross_entropy(hidden_LH, head.weight, target_L, vocabulary=head.out_features)
+        # A head with a bias or an adapter: autograd keeps the logits of all chunks for its gradient.
+        chunks = zip(hidden_LH.split(CHUNK), target_L.split(CHUNK), strict=True)
+        return torch.stack([F.cross_entropy(head(hidden).float(), target, reduction="sum") for hidden, target in chunks]).sum()
 
     @torch.inference_mode()
     def generate(

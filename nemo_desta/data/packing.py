@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nemo_desta.data.conversation import IGNORE, Rendered
+from nemo_desta.data.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class TokenPack:
 
     def to(self, device: torch.device | str) -> "TokenPack":
         """The same pack on ``device``."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+        return replace(self, **{f.name: to_device(getattr(self, f.name), device) for f in fields(self)})
 
 
 def pack(rows: Sequence[Rendered], clips_of_rows: Sequence[Sequence[int]], num_queries: int) -> TokenPack:

@@ -85,13 +85,18 @@ def test_a_row_does_not_see_its_neighbours():
 
 
 def test_logits_are_made_at_labelled_positions_only(monkeypatch):
+    """By the head itself where it is more than a frozen product (a bias, an adapter), to the same loss and gradient."""
+    torch.manual_seed(0)
     backbone = HFBackbone.from_config(CONFIGS[0])
-    seen = []
-    head = backbone.base.lm_head
-    monkeypatch.setattr(backbone.base, "lm_head", _Spy(head, seen))
-    packed = pack(rows(), [[], [], []], 1)
-    backbone.loss(backbone.embed(packed.input_ids_T), packed)
+    packed, seen, results = pack(rows(), [[], [], []], 1), [], []
+    for head in (backbone.base.lm_head, _Spy(backbone.base.lm_head, seen)):
+        monkeypatch.setattr(backbone.base, "lm_head", head)
+        embeds = backbone.embed(packed.input_ids_T).detach().requires_grad_()
+        loss = backbone.loss(embeds, packed)[0]
+        results.append((loss, *torch.autograd.grad(loss, embeds)))
     assert sum(seen) == packed.num_targets < packed.num_tokens
+    for one, other in zip(*results, strict=True):
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 class _Spy(nn.Module):

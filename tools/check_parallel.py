@@ -3,9 +3,13 @@
     python tools/check_parallel.py --quick                 # tiny Llama, the layouts that between them use every part
     python tools/check_parallel.py                         # tiny Llama, Qwen2 and Qwen3, all layouts
     python tools/check_parallel.py --model smollm2         # the real SmolLM2-135M (minutes)
+    python tools/check_parallel.py --models llama --layouts "TP2" "PP2 interleaved"     # a part of the table
 
 For every layout a small audio LLM (random Whisper encoder and connector) is trained for five steps with the megatron backbone, and the same with the hf
-backbone in one process: losses must agree to 1e-5 and the connector's gradients to 1e-4, relative, in fp32. Exit code 1 where they do not.
+backbone in one process: losses must agree to 1e-5 and the connector's gradients to 1e-4, relative, in fp32. Exit code 1 where they do not. Twice:
+
+- free: every run goes its own way for five optimiser steps;
+- held: every step begins at the weights that the reference had there, so that what is compared is one step's arithmetic.
 """
 
 import argparse
@@ -104,11 +108,28 @@ class Problem:
         folder: of the LLM's weights.
         vocabulary: token ids below this are used.
         lr: learning rate.
+        eps: Adam's.
     """
 
     folder: Path
     vocabulary: int
     lr: float = 1e-3
+    eps: float = 1e-8
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training of a few steps.
+
+    Attributes:
+        losses: of every step.
+        gradients: of every step, before clipping, as one vector.
+        weights: of every step, at its beginning.
+    """
+
+    losses: list[float]
+    gradients: list[Tensor]
+    weights: list[list[Tensor]]
 
 
 def rows_of_step(problem: Problem, step: int) -> list[tuple[Rendered, Tensor | None]]:
@@ -144,20 +165,37 @@ def perception(llm_dim: int, embedding_std: float) -> Perception:
     return Perception.build(encoder, ConnectorConfig(num_layers=1, num_queries=QUERIES, ffn_size=48, dropout=0.0), llm_dim=llm_dim, embedding_std=embedding_std)
 
 
-def train(model: DestaModel, steps: Steps, problem: Problem, copy: int, copies: int, num_steps: int = STEPS) -> tuple[list[float], list[Tensor]]:
-    """Losses and flattened gradients of a few optimiser steps."""
+def train(
+    model: DestaModel, steps: Steps, problem: Problem, copy: int, copies: int, num_steps: int = STEPS, held: Sequence[Sequence[Tensor]] | None = None
+) -> Run:
+    """A few optimiser steps.
+
+    Args:
+        held: weights at which each step begins, whatever the last update made of them; None = go free.
+    """
     parameters = model.trainable_parameters()
-    optimizer = torch.optim.AdamW(parameters or [torch.nn.Parameter(torch.zeros(1))], lr=problem.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    losses, gradients = [], []
+    optimizer = torch.optim.AdamW(
+        parameters or [torch.nn.Parameter(torch.zeros(1))], lr=problem.lr, betas=(0.9, 0.98), eps=problem.eps, weight_decay=0.01
+    )
+    run = Run([], [], [])
     for step in range(num_steps):
+        if held is not None and parameters:
+            _set(parameters, held[step])
         optimizer.zero_grad()
+        run.weights.append([p.detach().clone() for p in parameters])
         batch = steps.share(StepBatch(micro_batches(problem, step, copy, copies), []))
         loss, _ = steps.run(model, batch.micro_batches, parameters)
-        gradients.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]) if parameters else torch.zeros(0))
+        run.gradients.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]) if parameters else torch.zeros(0))
         steps.clip(parameters, 1.0)
         optimizer.step()
-        losses.append(loss)
-    return losses, gradients
+        run.losses.append(loss)
+    return run
+
+
+@torch.no_grad()
+def _set(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
 
 
 def build(backbone: Any, problem: Problem, topology: Any = None) -> DestaModel:
@@ -169,13 +207,13 @@ def build(backbone: Any, problem: Problem, topology: Any = None) -> DestaModel:
     return model.train()
 
 
-def reference(problem: Problem) -> tuple[list[float], list[Tensor]]:
+def reference(problem: Problem) -> Run:
     """The same training with the hf backbone in one process."""
     model = build(HFBackbone.from_pretrained(problem.folder, dtype=torch.float32), problem)
     return train(model, DataParallelSteps(), problem, 0, 1)
 
 
-def run_layout(layout: Layout, problem: Problem, check: Callable[..., Any] | None = None) -> tuple[list[float], list[Tensor]]:
+def run_layout(layout: Layout, problem: Problem, check: Callable[..., Any] | None = None, held: Sequence[Sequence[Tensor]] | None = None) -> Run:
     """Train under a layout; the process group of its size must be there."""
     from nemo_desta.backbones.megatron import MegatronBackbone
     from nemo_desta.parallel.topology import start
@@ -183,39 +221,68 @@ def run_layout(layout: Layout, problem: Problem, check: Callable[..., Any] | Non
     topology = start(layout.sizes)
     backbone = MegatronBackbone.from_pretrained(problem.folder, topology, dtype=torch.float32, recompute=layout.recompute)
     model = build(backbone, problem, topology)
-    result = train(model, ParallelSteps(topology), problem, topology.data, topology.data_size)
+    result = train(model, ParallelSteps(topology), problem, topology.data, topology.data_size, held=held)
     if check is not None:
         check(model, topology, problem)
     return result
 
 
-def gradients_by_step(got: tuple[list[float], list[Tensor]], wanted: tuple[list[float], list[Tensor]]) -> list[float]:
+def gradients_by_step(got: Run, wanted: Run) -> list[float]:
     """Relative difference of every step's gradient: one that is there at the first step is of the layout, one that grows is of the training."""
-    return [float((a - b).norm() / b.norm()) for a, b in zip(got[1], wanted[1], strict=True)]
+    return [float((a - b).norm() / b.norm()) for a, b in zip(got.gradients, wanted.gradients, strict=True)]
 
 
-def compare(got: tuple[list[float], list[Tensor]], wanted: tuple[list[float], list[Tensor]]) -> tuple[float, float]:
+def compare(got: Run, wanted: Run) -> tuple[float, float]:
     """Largest relative differences of a loss and of a step's gradient."""
-    loss = max(abs(a - b) / abs(b) for a, b in zip(got[0], wanted[0], strict=True))
+    loss = max(abs(a - b) / abs(b) for a, b in zip(got.losses, wanted.losses, strict=True))
     return loss, max(gradients_by_step(got, wanted))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: largest differences of both ways, and the free way's gradient by step."""
+
+    model: str
+    layout: str
+    free: tuple[float, float]
+    held: tuple[float, float]
+    by_step: list[float]
+    seconds: float
+
+    @property
+    def agrees(self) -> bool:
+        return all(loss <= LOSS_TOLERANCE and gradient <= GRADIENT_TOLERANCE for loss, gradient in (self.free, self.held))
+
+    def __str__(self) -> str:
+        steps = " ".join(f"{difference:.1e}" for difference in self.by_step)
+        numbers = " ".join(f"{value:9.1e}" for value in (*self.free, *self.held))
+        return f"{self.model:14} {self.layout:42} {numbers} {self.seconds:8.1f}  {steps}{'' if self.agrees else '  DIFFERS'}"
+
+
+HEADER = f"{'model':14} {'layout':42} {'loss':>9} {'gradient':>9} {'loss held':>9} {'gr. held':>9} {'seconds':>8}  gradient by step"
 
 
 def worker(rank: int, store_file: str, layouts: Sequence[Layout], problems: dict[str, Problem], results: Any) -> None:
     """All layouts one after the other; a process beyond a layout's size waits for the next."""
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    wanted = {name: reference(problem) for name, problem in problems.items()} if rank == 0 else {}
+    if rank == 0:
+        torch.save({name: reference(problem) for name, problem in problems.items()}, f"{store_file}-wanted.pt")
     for number, layout in enumerate(layouts):
         if rank >= layout.world:
             continue
         store = dist.FileStore(f"{store_file}-{number}", layout.world)
         # long, since the others wait here while rank 0 makes the reference
         dist.init_process_group("gloo", store=store, rank=rank, world_size=layout.world, timeout=timedelta(hours=1))
+        dist.barrier()
+        every: dict[str, Run] = torch.load(f"{store_file}-wanted.pt", weights_only=False)
         for name, problem in problems.items():
-            began = time.perf_counter()
-            got = run_layout(layout, problem)
+            wanted, began = every[name], time.perf_counter()
+            free = run_layout(layout, problem)
+            held = run_layout(layout, problem, held=wanted.weights)
             if rank == 0:
-                results.put((name, layout.name, *compare(got, wanted[name]), gradients_by_step(got, wanted[name]), time.perf_counter() - began))
+                by_step = gradients_by_step(free, wanted)
+                results.put(Row(name, layout.name, compare(free, wanted), compare(held, wanted), by_step, time.perf_counter() - began))
         from nemo_desta.parallel.topology import stop
 
         stop()
@@ -246,27 +313,31 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=("tiny", "smollm2"), default="tiny", help="random models of every kind, or the real small one")
     parser.add_argument("--quick", action="store_true", help="one model and the layouts that between them use every part")
+    parser.add_argument("--models", nargs="+", choices=tiny_configs(), help="some of the random models")
+    parser.add_argument("--layouts", nargs="+", choices=[layout.name for layout in LAYOUTS], metavar="NAME", help="some of the layouts, by name")
     args = parser.parse_args()
-    layouts = [layout for layout in LAYOUTS if not args.quick or layout.name in QUICK]
+    if args.models and (args.model == "smollm2" or args.quick):
+        parser.error("--models chooses among the random models: not with --model smollm2 or --quick")
+    names = args.layouts or (QUICK if args.quick else [layout.name for layout in LAYOUTS])
+    layouts = [layout for layout in LAYOUTS if layout.name in names]
     with tempfile.TemporaryDirectory() as folder:
         problems = problems_of(args.model, args.quick, Path(folder))
+        problems = {name: problem for name, problem in problems.items() if not args.models or name in args.models}
         results = mp.get_context("spawn").SimpleQueue()
         workers = mp.spawn(worker, args=(f"{folder}/store", layouts, problems, results), nprocs=max(layout.world for layout in layouts), join=False)
         return _report(workers, results, len(layouts) * len(problems))
 
 
 def _report(workers: Any, results: Any, count: int) -> int:
-    print(f"{'model':14} {'layout':42} {'loss':>9} {'gradient':>9} {'seconds':>8}  gradient by step")
+    print(HEADER)
     failed = seen = 0
     done = False
     while not done or not results.empty():
         done = done or workers.join(timeout=0.2)
         while not results.empty():
-            model, layout, loss, gradient, by_step, seconds = results.get()
-            bad = not (loss <= LOSS_TOLERANCE and gradient <= GRADIENT_TOLERANCE)
-            failed, seen = failed + bad, seen + 1
-            steps = " ".join(f"{difference:.1e}" for difference in by_step)
-            print(f"{model:14} {layout:42} {loss:9.1e} {gradient:9.1e} {seconds:8.1f}  {steps}{'  DIFFERS' if bad else ''}", flush=True)
+            row: Row = results.get()
+            failed, seen = failed + (not row.agrees), seen + 1
+            print(row, flush=True)
     print(f"{seen - failed} of {count} agree (losses to {LOSS_TOLERANCE:.0e}, gradients to {GRADIENT_TOLERANCE:.0e}, over {STEPS} steps)")
     return int(failed > 0 or seen < count)
 

@@ -70,6 +70,7 @@ class ModelConfig:
     pad_to: PadTo = PadTo.longest  # encoder input: longest | thirty_seconds (the reference)
     llm_precision: Precision = Precision.auto  # of the frozen backbone: auto | bf16 | fp32
     encoder_precision: Precision = Precision.fp32  # of the frozen encoder (reference: fp32; bf16 is three times faster on a CPU that has it)
+    compile: bool = False  # torch.compile of the encoder's blocks and the connector: for a GPU, where it is not verified yet
     connector: ConnectorConfig = field(default_factory=ConnectorConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
 
@@ -225,6 +226,7 @@ class ParallelConfig:
     virtual_pp: int = 1  # runs of layers that each process holds in the interleaved schedule; 1 = 1F1B
     sequence_parallel: bool = False  # between the layers each tensor-parallel process keeps a part of the tokens: less memory
     recompute: bool = False  # make the activations of the layers again in the backward pass: less memory, a third more work
+    transformer_engine: bool = False  # norms and linear layers of Transformer Engine (megatron backbone, a GPU, the package): not verified yet
     timeout_seconds: float = 600.0  # without progress in any process, the run ends with a message that names the silent one
 
 

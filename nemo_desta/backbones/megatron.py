@@ -40,6 +40,7 @@ class MegatronBackbone(nn.Module):
         reader: where its weights lie.
         dtype: of the weights.
         recompute: make the activations of the layers again in the backward pass instead of keeping them.
+        transformer_engine: see `parallel.gpt.layer_kinds`.
         generation_config: stop tokens; the config's own where it is None.
 
     Raises:
@@ -56,6 +57,7 @@ class MegatronBackbone(nn.Module):
         *,
         dtype: torch.dtype,
         recompute: bool = False,
+        transformer_engine: bool = False,
         generation_config: GenerationConfig | None = None,
     ) -> None:
         super().__init__()
@@ -63,15 +65,20 @@ class MegatronBackbone(nn.Module):
         self.config, self.topology, self.dtype, self.recompute = config, topology, dtype, recompute
         self.hidden_size: int = config.hidden_size
         self.generation_config = generation_config or GenerationConfig.from_model_config(config)
-        self.parts: list[Part] = stages.build_parts(config, topology, dtype=dtype, recompute=recompute)
+        self.parts: list[Part] = stages.build_parts(
+            config, topology, dtype=dtype, recompute=recompute, transformer_engine=transformer_engine
+        )
         self.stages = nn.ModuleList([part.gpt for part in self.parts])
         geometry = stages.geometry_of(config, topology)
         for part in self.parts:
             load_stage(part.gpt, part.layers, config, geometry, reader)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, topology: Topology, *, dtype: torch.dtype, recompute: bool = False) -> "MegatronBackbone":
+    def from_pretrained(cls, path: str | Path, topology: Topology, *, dtype: torch.dtype, **options: Any) -> "MegatronBackbone":
         """Load this process's part of a model directory or hub id.
+
+        Args:
+            options: ``recompute`` and ``transformer_engine``, as for the class.
 
         Raises:
             OSError: it is not there; transformers' message names it.
@@ -85,7 +92,7 @@ class MegatronBackbone(nn.Module):
         except OSError:
             stopping = None
         with FolderReader(folder) as reader:
-            backbone = cls(config, topology, reader, dtype=dtype, recompute=recompute, generation_config=stopping)
+            backbone = cls(config, topology, reader, dtype=dtype, generation_config=stopping, **options)
         backbone._folder = folder
         return backbone
 

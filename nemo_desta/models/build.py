@@ -29,12 +29,12 @@ _NAMES = {torch.float32: Precision.fp32, torch.bfloat16: Precision.bf16}
 Parts = tuple[Perception | None, Backbone, Tokenizer, AudioLayout, CheckpointConfig]
 
 
-def parts(cfg: ModelConfig, *, max_transcript_tokens: int | None, topology: Topology | None = None, recompute: bool = False) -> Parts:
+def parts(cfg: ModelConfig, *, max_transcript_tokens: int | None, topology: Topology | None = None, **options: bool) -> Parts:
     """Load encoder and LLM, make a connector between them.
 
     Args:
         topology: where this process stands among those that share the LLM; None = the hf backbone, whole.
-        recompute: see `ParallelConfig`.
+        options: of `ParallelConfig`, for the megatron backbone: ``recompute``, ``transformer_engine``.
 
     Raises:
         ValueError: a model reference or the placeholder token does not fit.
@@ -42,15 +42,17 @@ def parts(cfg: ModelConfig, *, max_transcript_tokens: int | None, topology: Topo
     perception, taps = None, list(cfg.connector.taps or [])
     hears = topology is None or topology.is_first  # later pipeline stages have neither encoder nor connector
     encoder = build_encoder(cfg.encoder, taps=cfg.connector.taps, pad_to=cfg.pad_to, dtype=resolve_dtype(cfg.encoder_precision)) if hears else None
-    backbone = load_backbone(cfg, topology, recompute=recompute)
+    backbone = load_backbone(cfg, topology, **options)
     if encoder is not None:
         perception = Perception.build(encoder, cfg.connector, llm_dim=backbone.hidden_size, embedding_std=backbone.embedding_std)
         taps = list(encoder.taps)
+        if cfg.compile:
+            perception.compile_parts()
     card = checkpoint_config(cfg, taps=taps, max_transcript_tokens=max_transcript_tokens)
     return perception, backbone, load_tokenizer(cfg.llm), layout_of(cfg, max_transcript_tokens), card
 
 
-def load_backbone(cfg: ModelConfig, topology: Topology | None, *, recompute: bool = False) -> "HFBackbone | MegatronBackbone":
+def load_backbone(cfg: ModelConfig, topology: Topology | None, **options: bool) -> "HFBackbone | MegatronBackbone":
     """The LLM, or this process's part of it.
 
     Raises:
@@ -63,7 +65,7 @@ def load_backbone(cfg: ModelConfig, topology: Topology | None, *, recompute: boo
 
     if cfg.lora.enabled:
         raise ValueError("model.lora.enabled=true needs the hf backbone: set parallel.backbone=hf")
-    return MegatronBackbone.from_pretrained(location, topology, dtype=dtype, recompute=recompute)
+    return MegatronBackbone.from_pretrained(location, topology, dtype=dtype, **options)
 
 
 def layout_of(cfg: ModelConfig, max_transcript_tokens: int | None) -> AudioLayout:

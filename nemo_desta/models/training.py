@@ -109,7 +109,11 @@ def _module_and_data(cfg: DestaConfig, cuts: CutSet | IndexedStore, topology: To
         torch.set_num_threads(cfg.trainer.num_threads)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)  # the fresh connector is a function of the seed
     model = DestaModel.from_config(
-        cfg.model, max_transcript_tokens=cfg.data.max_transcript_tokens, topology=topology, recompute=cfg.parallel.recompute
+        cfg.model,
+        max_transcript_tokens=cfg.data.max_transcript_tokens,
+        topology=topology,
+        recompute=cfg.parallel.recompute,
+        transformer_engine=cfg.parallel.transformer_engine,
     )
     cache = _taps_cache(cfg, model)
     data = DestaDataModule(cuts, model.tokenizer, model.layout, cfg.data, max_steps=steps, seed=cfg.seed, cache=cache, topology=topology)

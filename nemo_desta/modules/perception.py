@@ -4,7 +4,7 @@ Shape suffixes: B clips, N taps, M feature bands, L feature frames, T encoder fr
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -58,6 +58,19 @@ class Perception(nn.Module):
                 raise ValueError("connector.init=embedding_scale needs the standard deviation of the LLM's embeddings; pass embedding_std, or init=reference")
             scale_projection_(connector, embedding_std)
         return cls(encoder, connector)
+
+    def compile_parts(self, **options: Any) -> None:
+        """Let torch.compile fuse the encoder's blocks and the connector, in place: names of parameters stay. Lengths may vary without a new compilation.
+
+        The LLM is left alone: its attention walks over the rows of a pack, whose lengths are new in every step.
+
+        Args:
+            options: of ``torch.compile``.
+        """
+        options = {"dynamic": True} | options
+        for block in getattr(self.encoder, "blocks", ()):  # a NeMo encoder gives its taps by hooks, which a compiled layer would not call
+            block.compile(**options)
+        self.connector.qformer.compile(**options)
 
     @property
     def num_queries(self) -> int:

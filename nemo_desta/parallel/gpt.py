@@ -107,36 +107,68 @@ def transformer_config(config: Any, sizes: ParallelSizes, *, dtype: torch.dtype,
     )
 
 
-def _layer_spec(config: Any) -> ModuleSpec:
+def layer_spec(config: Any, kinds: "LayerKinds") -> ModuleSpec:
+    """A layer of this project's attention and of the given norms and linear layers. Parameters have the same names whatever the kinds."""
     spec = get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=has_qk_norm(config))
-    attention = spec.submodules.self_attention
-    inner = replace(attention.submodules, core_attention=PackedAttention)
+    attention, mlp = spec.submodules.self_attention, spec.submodules.mlp
+    inner = replace(attention.submodules, core_attention=PackedAttention, linear_qkv=kinds.column, linear_proj=kinds.row)
     if has_qk_norm(config):
-        inner = replace(inner, q_layernorm=RMSNorm, k_layernorm=RMSNorm)
+        inner = replace(inner, q_layernorm=kinds.norm, k_layernorm=kinds.norm)
     layer = replace(
-        spec.submodules, input_layernorm=RMSNorm, pre_mlp_layernorm=RMSNorm, self_attention=replace(attention, submodules=inner)
+        spec.submodules,
+        input_layernorm=kinds.norm,
+        pre_mlp_layernorm=kinds.norm,
+        self_attention=replace(attention, submodules=inner),
+        mlp=replace(mlp, submodules=replace(mlp.submodules, linear_fc1=kinds.column, linear_fc2=kinds.row)),
     )
     return replace(spec, submodules=layer)
 
 
-def build_parts(config: Any, topology: Topology, *, dtype: torch.dtype, recompute: bool = False) -> list[Part]:
+@dataclass(frozen=True)
+class LayerKinds:
+    """Classes that a layer is made of: norm, and the linear layers cut by columns and by rows."""
+
+    norm: Any
+    column: Any
+    row: Any
+
+
+def layer_kinds(*, transformer_engine: bool) -> LayerKinds:
+    """Megatron's own linear layers and PyTorch's norm, or Transformer Engine's (fused norms; communication that overlaps with the products).
+
+    The attention is the same with both: PyTorch's varlen kernel is flash attention too, and takes the positions of packed rows as they are.
+
+    Raises:
+        ValueError: Transformer Engine is asked for and there is none, or no GPU.
+    """
+    if not transformer_engine:
+        return LayerKinds(RMSNorm, tensor_parallel.ColumnParallelLinear, tensor_parallel.RowParallelLinear)
+    from megatron.core.extensions import transformer_engine as extension
+
+    if not extension.HAVE_TE or not torch.cuda.is_available():
+        missing = "no CUDA GPU is there" if extension.HAVE_TE else "the package transformer-engine is not installed"
+        raise ValueError(f"parallel.transformer_engine=true, but {missing}: leave it out, or use the GPU image (Dockerfile)")
+    return LayerKinds(extension.TENorm, extension.TEColumnParallelLinear, extension.TERowParallelLinear)
+
+
+def build_parts(config: Any, topology: Topology, *, dtype: torch.dtype, recompute: bool = False, transformer_engine: bool = False) -> list[Part]:
     """This process's parts, with weights still to be loaded, frozen and in eval mode.
 
     Raises:
-        ValueError: the model's kind or sizes do not fit.
+        ValueError: the model's kind or sizes do not fit, or there is no Transformer Engine.
     """
     check_kind(config)
-    sizes = topology.sizes
+    sizes, kinds = topology.sizes, layer_kinds(transformer_engine=transformer_engine)
     described = transformer_config(config, sizes, dtype=dtype, recompute=recompute)
     cut = split_layers(config.num_hidden_layers, sizes.pp, sizes.virtual_pp)
-    return [_build_part(config, described, topology, index, cut) for index in range(topology.stage, len(cut), sizes.pp)]
+    return [_build_part(config, described, topology, index, cut, kinds) for index in range(topology.stage, len(cut), sizes.pp)]
 
 
-def _build_part(config: Any, described: TransformerConfig, topology: Topology, index: int, cut: list[list[int]]) -> Part:
-    spec, sizes = _layer_spec(config), topology.sizes
+def _build_part(config: Any, described: TransformerConfig, topology: Topology, index: int, cut: list[list[int]], kinds: LayerKinds) -> Part:
+    spec, sizes = layer_spec(config, kinds), topology.sizes
     gpt = StageModel(
         described,
-        TransformerBlockSubmodules(layer_specs=[spec] * len(cut[index]), layer_norm=RMSNorm),
+        TransformerBlockSubmodules(layer_specs=[spec] * len(cut[index]), layer_norm=kinds.norm),
         vocab_size=padded_vocabulary(config.vocab_size, sizes.tp),
         max_sequence_length=config.max_position_embeddings,
         pre_process=index == 0,

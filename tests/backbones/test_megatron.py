@@ -88,3 +88,11 @@ def test_weights_of_another_config_are_refused_and_named(alone):
         MegatronBackbone.from_state(wide, dict(llm.state_dict()), alone)
     with pytest.raises(ValueError, match=r"no tensor lm_head.weight"):
         MegatronBackbone.from_state(llm.config, {k: v for k, v in llm.state_dict().items() if k != "lm_head.weight"}, alone)
+
+
+def test_transformer_engine_is_refused_where_it_cannot_run(alone):
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is here: whether Transformer Engine is refused depends on the installation")
+    llm = tiny_llm("llama3")
+    with pytest.raises(ValueError, match=r"transformer_engine=true, but (no CUDA GPU is there|the package transformer-engine is not installed): leave it out"):
+        MegatronBackbone.from_state(llm.config, llm.state_dict(), alone, transformer_engine=True)

@@ -203,3 +203,19 @@ def test_real_whisper_does_not_see_batch_mates(asset: Callable[..., dict[str, Pa
     for row, clip in enumerate(clips):
         alone, _ = encoder.encode(*encoder.featurizer([clip]))
         assert (taps[:, row, mask[row]] - alone[:, 0]).norm() <= 1e-5 * alone.norm()
+
+
+def test_compiled_parts_compute_the_same_under_the_same_names() -> None:
+    torch.manual_seed(0)
+    encoder = WhisperTaps(hugging_face_encoder(), taps=[1, 3])
+    perception = Perception.build(encoder, ConnectorConfig(num_layers=2, num_queries=3, ffn_size=16, dropout=0.0), llm_dim=24)
+    names = list(perception.state_dict())
+    clips = [[noise(16000), noise(9000, 1)], [noise(12000, 2), noise(5000, 3)]]
+    plain = [perception.listen(batch) for batch in clips]
+    perception.compile_parts(backend="eager")  # what is traced is what counts here; code is made on a GPU
+    assert list(perception.state_dict()) == names
+    for batch, wanted in zip(clips, plain, strict=True):
+        got = perception.listen(batch)
+        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+    got.sum().backward()
+    assert perception.connector.layer_weights.grad is not None

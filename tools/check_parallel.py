@@ -41,6 +41,7 @@ from nemo_desta.models.steps import DataParallelSteps, Steps
 from nemo_desta.modules.perception import Perception
 from nemo_desta.modules.whisper import WhisperTaps
 from nemo_desta.parallel.plan import ParallelSizes
+from nemo_desta.parallel.topology import Topology
 
 STEPS, LOSS_TOLERANCE, GRADIENT_TOLERANCE = 5, 1e-5, 1e-4
 QUERIES, RATE = 3, 16_000
@@ -213,18 +214,29 @@ def reference(problem: Problem) -> Run:
     return train(model, DataParallelSteps(), problem, 0, 1)
 
 
-def run_layout(layout: Layout, problem: Problem, check: Callable[..., Any] | None = None, held: Sequence[Sequence[Tensor]] | None = None) -> Run:
-    """Train under a layout; the process group of its size must be there."""
+def run_layout(layout: Layout, problem: Problem, check: Callable[..., Any] | None = None) -> Run:
+    """Train under a layout, free; the process group of its size must be there."""
+    model, topology = _cut(layout, problem)
+    result = train(model, ParallelSteps(topology), problem, topology.data, topology.data_size)
+    if check is not None:
+        check(model, topology, problem)
+    return result
+
+
+def run_both(layout: Layout, problem: Problem, weights: Sequence[Sequence[Tensor]]) -> tuple[Run, Run]:
+    """Train under a layout, free and held at ``weights``."""
+    model, topology = _cut(layout, problem)
+    free, held = (train(model, ParallelSteps(topology), problem, topology.data, topology.data_size, held=at) for at in (None, weights))
+    return free, held
+
+
+def _cut(layout: Layout, problem: Problem) -> tuple[DestaModel, Topology]:
     from nemo_desta.backbones.megatron import MegatronBackbone
     from nemo_desta.parallel.topology import start
 
     topology = start(layout.sizes)
     backbone = MegatronBackbone.from_pretrained(problem.folder, topology, dtype=torch.float32, recompute=layout.recompute)
-    model = build(backbone, problem, topology)
-    result = train(model, ParallelSteps(topology), problem, topology.data, topology.data_size, held=held)
-    if check is not None:
-        check(model, topology, problem)
-    return result
+    return build(backbone, problem, topology), topology
 
 
 def gradients_by_step(got: Run, wanted: Run) -> list[float]:
@@ -278,8 +290,7 @@ def worker(rank: int, store_file: str, layouts: Sequence[Layout], problems: dict
         every: dict[str, Run] = torch.load(f"{store_file}-wanted.pt", weights_only=False)
         for name, problem in problems.items():
             wanted, began = every[name], time.perf_counter()
-            free = run_layout(layout, problem)
-            held = run_layout(layout, problem, held=wanted.weights)
+            free, held = run_both(layout, problem, wanted.weights)
             if rank == 0:
                 by_step = gradients_by_step(free, wanted)
                 results.put(Row(name, layout.name, compare(free, wanted), compare(held, wanted), by_step, time.perf_counter() - began))

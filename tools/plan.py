@@ -44,7 +44,8 @@ SIZES: dict[str, Any] = {
         tie_word_embeddings=False,
     ),
     "hf://openai/whisper-large-v3": LARGE_V3,
-    "hf://nvidia/canary-1b-v2": WhisperConfig(d_model=1024, encoder_layers=32, encoder_attention_heads=8, encoder_ffn_dim=4096),
+    # A FastConformer layer has two feed-forward parts of four widths, a convolution and relative positions: as many parameters as one part of ten widths.
+    "hf://nvidia/canary-1b-v2": WhisperConfig(d_model=1024, encoder_layers=32, encoder_attention_heads=8, encoder_ffn_dim=10240),
 }
 SPARE = 0.9  # share of a GPU that a plan may fill: the rest is for kernels' workspaces and fragmentation
 

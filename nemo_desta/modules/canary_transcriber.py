@@ -39,7 +39,8 @@ class CanaryTranscriber:
         self.language = language
         self.features = NemoFeatures(model.preprocessor)
         self._layers = len(model.encoder.layers)
-        self._projects = getattr(model.encoder, "out_proj", None) is not None
+        # An encoder that does something behind its last layer gives the decoder more than the last tap.
+        self._plain = getattr(model.encoder, "out_proj", None) is None and getattr(model.encoder, "reduction_subsampling", None) is None
 
     @classmethod
     def from_pretrained(cls, ref: str | Path, *, language: str | None = None) -> Self:
@@ -78,7 +79,7 @@ class CanaryTranscriber:
         """Whether the decoder can read the last tap of the audio LLM's encoder: the Canary's own, tapped at its last layer."""
         from nemo_desta.modules.canary import CanaryTaps
 
-        return isinstance(encoder, CanaryTaps) and encoder.taps[-1] == self._layers - 1 and not self._projects
+        return isinstance(encoder, CanaryTaps) and encoder.taps[-1] == self._layers - 1 and self._plain
 
     def drop_encoder(self) -> None:
         """Free the encoder's memory, where only `transcribe_taps` will be called."""

@@ -273,9 +273,9 @@ def step_of_reference(checkout: Path, model: DestaModel, preset: Preset, rows: S
     from tools.reference_training import build_reference, reference_step
 
     reference = build_reference(checkout, model, _hf_encoder(preset))
-    pads, *padded = left_padded([row.rendered for row in rows], model.device)
+    pads, ids, labels, mask = left_padded([row.rendered for row in rows], model.device)
     starts = [pad + row.rendered.audio_spans[0][0] for pad, row in zip(pads, rows, strict=True)]
-    samples, (ids, labels, mask) = [row.samples for row in rows], padded
+    samples = [row.samples for row in rows]
     return lambda: reference_step(reference, model, samples, starts, (ids, labels, mask)), [p for p in reference.parameters() if p.requires_grad]
 
 

@@ -84,13 +84,13 @@ def test_a_row_does_not_see_its_neighbours():
     assert not torch.allclose(hidden[0][7:30], hidden[1][7:30], atol=1e-3)
 
 
-def test_logits_are_made_at_labelled_positions_only(monkeypatch):
+def test_logits_are_made_at_labelled_positions_only():
     """By the head itself where it is more than a frozen product (a bias, an adapter), to the same loss and gradient."""
     torch.manual_seed(0)
     backbone = HFBackbone.from_config(CONFIGS[0])
     packed, seen, results = pack(rows(), [[], [], []], 1), [], []
     for head in (backbone.base.lm_head, _Spy(backbone.base.lm_head, seen)):
-        monkeypatch.setattr(backbone.base, "lm_head", head)
+        backbone.base.lm_head = head
         embeds = backbone.embed(packed.input_ids_T).detach().requires_grad_()
         loss = backbone.loss(embeds, packed)[0]
         results.append((loss, *torch.autograd.grad(loss, embeds)))

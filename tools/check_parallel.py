@@ -305,8 +305,9 @@ def problems_of(model: str, quick: bool, folder: Path) -> dict[str, Problem]:
         from nemo_desta.assets import resolve_model
 
         location = Path(resolve_model("asset://smollm2-135m-instruct"))
-        # The recipe's rate: at 1e-3 this training diverges, and Adam makes a step of full size of every rounding difference.
-        return {"smollm2-135m": Problem(location, AutoConfig.from_pretrained(location).vocab_size, lr=1e-4)}
+        # The recipe's rate (at 1e-3 this training diverges), and an eps between the gradients' rounding (1e-8 to 1e-7) and their size (1e-3 to 1e-2): with 1e-8
+        # Adam's first update is of full size also where the gradient is rounding alone, and then it is rounding that decides where the weights go.
+        return {"smollm2-135m": Problem(location, AutoConfig.from_pretrained(location).vocab_size, lr=1e-4, eps=1e-5)}
     from transformers import AutoModelForCausalLM
 
     problems = {}

@@ -360,8 +360,13 @@ def main() -> int:
         print(json.dumps(measure(name, args.alone, args.repeats, args.reference)))
         return 0
     variants = [*args.variants, *(["reference"] if args.reference else [])]
-    results = [_in_own_process(name, variant, args.repeats, args.reference) for variant in variants]
-    print("\n".join(json.dumps(result) for result in results)) if args.json else _print_table(name, results)
+    results = []
+    for variant in variants:
+        results.append(_in_own_process(name, variant, args.repeats, args.reference))
+        if args.json:
+            print(json.dumps(results[-1]), flush=True)
+    if not args.json:
+        _print_table(name, results)
     return 0
 
 

@@ -48,7 +48,7 @@ def canary(folder: Path, prompt_format: str = "canary"):
         "tokenizer": tokenizers(folder),
         "preprocessor": {"_target_": f"{NEMO}.modules.AudioToMelSpectrogramPreprocessor", **PREPROCESSOR, "dither": 0.0},
         "encoder": {"_target_": f"{NEMO}.modules.ConformerEncoder", **ENCODER},
-        "transf_decoder": {"_target_": f"{NEMO}.modules.transformer.get_nemo_transformer", "model_name": None, "pretrained": False, "config_dict": DECODER},
+        "transf_decoder": {"_target_": f"{NEMO}.modules.transformer.get_nemo_transformer", "encoder": None, "config_dict": DECODER},
         "head": {"_target_": f"{NEMO}.parts.submodules.token_classifier.TokenClassifier", **head},
         "decoding": {"strategy": "beam", "beam": {"beam_size": 1, "len_pen": 0.0, "max_generation_delta": 12}},
         "loss": {"_target_": "nemo.collections.common.losses.smoothed_cross_entropy.SmoothedCrossEntropyLoss", "pad_id": None},

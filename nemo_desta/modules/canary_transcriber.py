@@ -71,6 +71,7 @@ class CanaryTranscriber:
         device = next(self.model.transf_decoder.parameters()).device
         for start in range(0, len(samples), batch_size):
             features_BML, lengths_B = self.features(samples[start : start + batch_size], PadTo.longest)
+            features_BML = features_BML[..., : int(lengths_B.max())]  # NeMo's preprocessor pads further
             encoded_BDT, frames_B = self.model.encoder(audio_signal=features_BML.to(device), length=lengths_B.to(device))
             texts += self.transcribe_states(encoded_BDT.transpose(1, 2), frames_B)
         return texts

@@ -82,7 +82,7 @@ LLAMA_8B = LlamaConfig(
     vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8, tie_word_embeddings=False
 )
 LARGE_V3 = WhisperConfig(d_model=1280, encoder_layers=32, encoder_attention_heads=20, encoder_ffn_dim=5120, num_mel_bins=128, decoder_layers=1)
-MINI = {"num_layers": 2, "num_queries": 16, "ffn_size": 1024, "dropout": 0.0}
+MINI: dict[str, Any] = {"num_layers": 2, "num_queries": 16, "ffn_size": 1024, "dropout": 0.0}
 MINI_LLM, MINI_ENCODER = "asset://smollm2-135m-instruct", "asset://whisper-base"
 # Of the mini recipe: its taps, placeholder and system prompt; of its lean training set: clips of 0.85 to 5.9 s (first and ninth decile, mean 3.4 s).
 MINI_RECIPE = ConnectorConfig(**MINI, taps=[1, 3])

@@ -94,7 +94,7 @@ def write_sparse_checkpoint(config: LlamaConfig, folder: Path) -> int:
         if files[-1] and sum(files[-1].values()) + size > SHARD_BYTES:
             files.append({})
         files[-1][name] = size
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, sizes in enumerate(files, start=1):
         file = f"model-{number:05d}-of-{len(files):05d}.safetensors"
         _write_sparse(folder / file, {name: (list(state[name].shape), size) for name, size in sizes.items()})

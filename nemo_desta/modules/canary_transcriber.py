@@ -116,7 +116,7 @@ class CanaryTranscriber:
     def _prompt(self) -> Tensor:
         """Ids [1, P] that ask for a transcript: the model's own defaults, with the language."""
         prompt = self.model.prompt
-        given = next((turn["slots"] for turn in prompt.get_default_dialog_slots() if turn["role"] == "user"), {})
+        given: dict[str, Any] = next((turn["slots"] for turn in prompt.get_default_dialog_slots() if turn["role"] == "user"), {})
         slots: dict[str, Any] = {name: _SLOTS.get(name) if given.get(name) is None else given[name] for name in prompt.get_slots("user")}
         language = self.language or slots.get("source_lang") or LANGUAGE
         slots |= {name: language for name in ("source_lang", "target_lang") if name in slots}

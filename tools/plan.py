@@ -74,7 +74,7 @@ def model_config(ref: str) -> Any:
         ValueError: neither its config.json nor an entry in the table is there.
     """
     try:
-        return AutoConfig.from_pretrained(str(resolve_model(ref)))
+        return AutoConfig.from_pretrained(str(resolve_model(ref)), local_files_only=True)
     except (OSError, AssetError, ValueError) as error:
         if ref in SIZES:
             return SIZES[ref]

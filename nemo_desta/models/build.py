@@ -61,9 +61,7 @@ def load_backbone(cfg: ModelConfig, topology: Topology | None, *, recompute: boo
         return HFBackbone.from_pretrained(location, dtype=dtype, lora=cfg.lora)
     from nemo_desta.backbones.megatron import MegatronBackbone  # megatron-core takes seconds to import
 
-    if cfg.lora.enabled:
-        raise ValueError("model.lora.enabled=true needs the hf backbone: set parallel.backbone=hf")
-    return MegatronBackbone.from_pretrained(location, topology, dtype=dtype, recompute=recompute)
+    return MegatronBackbone.from_pretrained(location, topology, dtype=dtype, recompute=recompute, lora=cfg.lora)
 
 
 def layout_of(cfg: ModelConfig, max_transcript_tokens: int | None) -> AudioLayout:

@@ -105,10 +105,13 @@ class DestaModel(nn.Module):
         return self.backbone.loss(self.splice(batch.tokens, audio_CQH), batch.tokens)
 
     def splice(self, pack: TokenPack, audio_CQH: Tensor | None) -> Tensor:
-        """Token embeddings [T, H] of a pack with the clips' vectors in their slots. Gradients flow to the vectors only."""
+        """Token embeddings [T, H] of a pack with the clips' vectors in their slots. Gradients flow to the vectors only.
+
+        A pack without sound is a leaf that wants a gradient: the way back through the layers is the same for every pack, on all processes.
+        """
         embeds_TH = self.backbone.embed(pack.input_ids_T).detach()
         if audio_CQH is None or pack.slots_PQ.numel() == 0:
-            return embeds_TH
+            return embeds_TH.requires_grad_(torch.is_grad_enabled())
         vectors_PQH = audio_CQH[pack.clip_of_span_P].to(embeds_TH.dtype)
         return embeds_TH.index_copy(0, pack.slots_PQ.flatten(), vectors_PQH.flatten(0, 1))
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from nemo_desta.backbones.hf import HFBackbone
@@ -22,6 +20,7 @@ from nemo_desta.models.steps import DataParallelSteps
 from nemo_desta.parallel.lora_table import check_targets, fresh, whole_shapes
 from nemo_desta.parallel.plan import ParallelSizes
 from tests.parallel.adapters import LORA, without_peft
+from tests.parallel.processes import run_processes
 from tools import check_parallel as check
 from tools.check_parallel import Layout, Problem
 
@@ -137,10 +136,7 @@ def problems(tmp_path_factory) -> dict[str, Problem]:
 @pytest.fixture(scope="module")
 def found(problems, tmp_path_factory) -> dict[str, Any]:
     folder: Path = tmp_path_factory.mktemp("found")
-    context = mp.spawn(worker, args=(str(folder), problems), nprocs=4, join=False)
-    deadline = time.monotonic() + 1200
-    while not context.join(timeout=5):
-        assert time.monotonic() < deadline, "the processes hang"
+    run_processes(worker, (str(folder), problems), 4)
     return torch.load(folder / "found.pt", weights_only=False)
 
 

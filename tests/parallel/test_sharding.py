@@ -1,6 +1,5 @@
 """Two processes that share the frozen LLM's weights (FSDP2) train and answer as one process that has them all (contract C3), on gloo."""
 
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.distributed.tensor import DTensor
 
 from nemo_desta.backbones.hf import HFBackbone
@@ -16,6 +14,7 @@ from nemo_desta.config import DataParallelKind, ParallelConfig, TrainerConfig
 from nemo_desta.models.steps import DataParallelSteps, ShardedSteps
 from nemo_desta.models.training import start_parallel
 from tests.parallel.adapters import LORA, without_peft
+from tests.parallel.processes import run_processes
 from tools import check_parallel as check
 from tools.check_parallel import Problem
 
@@ -64,10 +63,7 @@ def problems(tmp_path_factory) -> dict[str, Problem]:
 def found(problems, tmp_path_factory) -> list[dict[str, Any]]:
     """What every process found; they are started once, for that takes most of the time."""
     folder: Path = tmp_path_factory.mktemp("found")
-    context = mp.spawn(worker, args=(str(folder), problems), nprocs=WORLD, join=False)
-    deadline = time.monotonic() + 800
-    while not context.join(timeout=5):
-        assert time.monotonic() < deadline, "the processes hang"
+    run_processes(worker, (str(folder), problems), WORLD)
     return [torch.load(folder / f"found{rank}.pt", weights_only=False) for rank in range(WORLD)]
 
 

@@ -267,7 +267,7 @@ def _validation(cfg: DestaConfig, data: DestaDataModule, topology: Topology | No
         cfg.trainer,
         batch_rows=cfg.data.batch_rows,
         seed=cfg.seed,
-        folder=Path(cfg.run_dir) / "train",
+        folder=Path(cfg.run_dir) / "train" / "validation",  # a folder of its own: NeMo moves the files beside it away when a run goes on
         progress=watch.progress,
         topology=topology,
     )

@@ -26,7 +26,7 @@ from nemo_desta.models.lightning import DestaModule
 from nemo_desta.parallel.topology import Topology
 
 logger = logging.getLogger(__name__)
-FILE = "validation.jsonl"  # a line a validation, below the training's folder
+FILE = "records.jsonl"  # a line a validation
 NOTHING = StepBatch([], [])
 
 

@@ -37,7 +37,7 @@ def checkpoint(root: Path, step: int) -> Path:
 
 def records(root: Path) -> dict[int, dict]:
     """What the validations of a run have written, by step."""
-    lines = (json.loads(line) for line in (root / "train" / "validation.jsonl").read_text().splitlines())
+    lines = (json.loads(line) for line in (root / "train" / "validation" / "records.jsonl").read_text().splitlines())
     return {line["step"]: line for line in lines}
 
 

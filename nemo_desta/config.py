@@ -163,6 +163,7 @@ class DataConfig:
     """Batches for training."""
 
     manifest: str | None = None  # training cuts: an indexed store (tools/manifests.py) or a JSONL file; null = the targets that this run's backbone wrote
+    validation_manifest: str | None = None  # held-out cuts with rows of the same kind, for trainer.validate_every_steps
     max_transcript_tokens: int = 100  # the transcript in the audio block is cut after so many LLM tokens (reference: 100)
     transcript_drop_prob: float = 0.0  # share of the samples that see no transcript (paper: 0)
     max_tokens: int = 1024  # rows longer than this are skipped and counted (reference: 300, which cuts responses)
@@ -204,6 +205,10 @@ class TrainerConfig:
     tensorboard: bool = True  # curves in run_dir/train
     wandb: bool = False  # curves on Weights & Biases (needs an account and `pip install wandb`)
     wandb_project: str = "nemo_desta"  # project there
+    validate_every_steps: int = 0  # steps between validations on data.validation_manifest (held-out loss, some answers); 0 = none
+    validation_batches: int = 4  # global batches (of data.batch_rows rows) that the held-out loss is taken over
+    validation_answers: int = 4  # held-out rows that are answered, greedily
+    validation_new_tokens: int = 64  # of such an answer
     profile_steps: int = 0  # steps recorded by PyTorch's profiler, from the third on, as run_dir/train/profile/*.json (chrome://tracing); 0 = none
     num_threads: int = 0  # CPU threads of torch; 0 = leave as it is
 
@@ -216,11 +221,19 @@ class BackboneKind(StrEnum):
     megatron = "megatron"  # Megatron-core: Llama, Qwen2 and Qwen3 over several processes
 
 
+class DataParallelKind(StrEnum):
+    """What the data-parallel processes of the hf backbone hold."""
+
+    ddp = "ddp"  # the whole LLM each
+    fsdp2 = "fsdp2"  # a part of every frozen weight each, gathered layer by layer while it is needed: memory for messages
+
+
 @dataclass
 class ParallelConfig:
     """How the LLM is cut over processes (docs/parallel.md). A run may go on under other sizes than it began with."""
 
     backbone: BackboneKind = BackboneKind.auto  # auto | hf | megatron
+    data_parallel: DataParallelKind = DataParallelKind.ddp  # ddp | fsdp2, of the hf backbone (megatron: ddp)
     tp: int = 1  # tensor-parallel processes that share every layer
     pp: int = 1  # pipeline stages
     virtual_pp: int = 1  # runs of layers that each process holds in the interleaved schedule; 1 = 1F1B

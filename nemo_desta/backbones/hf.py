@@ -14,10 +14,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, Generat
 
 from nemo_desta.backbones import packed_attention
 from nemo_desta.backbones.supported import check_config, check_supported
+from nemo_desta.checkpoint.connector import published_name
 from nemo_desta.config import LoraConfig, Precision
 from nemo_desta.data.conversation import IGNORE
 from nemo_desta.data.packing import TokenPack
 from nemo_desta.parallel.cross_entropy import CHUNK, summed_cross_entropy
+from nemo_desta.parallel.lora_table import fresh
+from nemo_desta.parallel.sharding import shard_frozen
 
 logger = logging.getLogger(__name__)
 MIN_SHARED = 8  # tokens; a shorter common beginning is not worth a cache
@@ -54,6 +57,7 @@ class HFBackbone(nn.Module):
         llm.requires_grad_(False)
         self.hidden_size: int = llm.config.hidden_size
         self.has_lora = bool(lora and lora.enabled)
+        self.sharded = False
         self._beginnings: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         llm.config._attn_implementation = packed_attention.register()
         self.llm: nn.Module = _add_lora(llm, lora) if lora is not None and lora.enabled else llm
@@ -83,6 +87,14 @@ class HFBackbone(nn.Module):
         super().train(mode and self.has_lora)
         return self
 
+    def shard(self, device: torch.device) -> None:
+        """Share the frozen weights out among the data-parallel processes (FSDP2); all of them call this.
+
+        From then on every process must embed, make losses and generate equally often (`models.steps.ShardedSteps`).
+        """
+        shard_frozen(self, list(self.base.model.layers), ("embed", "loss", "generate"), device)
+        self.sharded = True
+
     @property
     def base(self) -> Any:
         """The causal LM itself, adapters merged into its layers."""
@@ -106,9 +118,9 @@ class HFBackbone(nn.Module):
 
         Rows of a recipe begin alike (system prompt, chat tags), and the LLM is frozen: keys and values of that beginning are constants. They are computed
         once and every row attends to them; exact, and a third of the work where prompts are short. The hidden states of the beginning itself are
-        zeros: no label is predicted from them.
+        zeros: no label is predicted from them. With weights in shards nothing is shared: which process needs a new beginning is not known to the others.
         """
-        shared = 0 if self.has_lora else shared_beginning(pack)
+        shared = 0 if self.has_lora or self.sharded else shared_beginning(pack)
         if shared < MIN_SHARED:
             return self._run(embeds_TH, pack.position_ids_T, pack.cu_seqlens_S1.diff().tolist(), None)
         own_T = pack.position_ids_T >= shared
@@ -157,7 +169,6 @@ class HFBackbone(nn.Module):
         chunks = zip(hidden_LH.split(CHUNK), target_L.split(CHUNK), strict=True)
         return torch.stack([F.cross_entropy(head(hidden).float(), target, reduction="sum") for hidden, target in chunks]).sum()
 
-    @torch.inference_mode()
     def generate(
         self, embeds_BTH: Tensor, attention_mask_BT: Tensor, *, max_new_tokens: int, do_sample: bool = False, temperature: float = 1.0, top_p: float = 1.0
     ) -> list[list[int]]:
@@ -166,8 +177,11 @@ class HFBackbone(nn.Module):
         own = self.base.generation_config
         stops = [own.eos_token_id] if isinstance(own.eos_token_id, int) else list(own.eos_token_id or [])
         pad = own.pad_token_id if own.pad_token_id is not None else next(iter(stops), 0)
+        embeds_BTH = embeds_BTH.to(self.dtype)
         settings = GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=stops or None, pad_token_id=pad, top_k=0 if do_sample else None, **sampling)
-        out = self.llm.generate(inputs_embeds=embeds_BTH.to(self.dtype), attention_mask=attention_mask_BT, generation_config=settings)  # type: ignore[operator]
+        shared: dict[str, Any] = {"synced_gpus": True} if self.sharded else {}  # goes on until the longest answer of any process has ended
+        with torch.no_grad() if self.sharded else torch.inference_mode():  # FSDP2 cannot gather weights in inference mode
+            out = self.llm.generate(inputs_embeds=embeds_BTH, attention_mask=attention_mask_BT, generation_config=settings, **shared)  # type: ignore[operator]
         return [_until_stop(ids, set(stops)) for ids in out.tolist()]
 
 
@@ -204,4 +218,10 @@ def _add_lora(llm: PreTrainedModel, lora: LoraConfig) -> nn.Module:
     settings = peft.LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.target_modules), task_type=peft.TaskType.CAUSAL_LM
     )
-    return peft.get_peft_model(llm, settings)
+    with torch.random.fork_rng(devices=[]):  # what is drawn here must not change what is drawn later: the connector is the same with every backbone
+        adapted: nn.Module = peft.get_peft_model(llm, settings)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if ".lora_A." in name:
+                parameter.copy_(fresh(published_name(name), parameter.shape))
+    return adapted

@@ -7,6 +7,7 @@ optimiser state, but the gradient of the activations flows through every stage t
 """
 
 import logging
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,16 @@ from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig
 
 from nemo_desta.backbones.supported import check_config
+from nemo_desta.checkpoint.connector import check_tensors
+from nemo_desta.config import LoraConfig
 from nemo_desta.data.conversation import IGNORE
 from nemo_desta.data.packing import TokenPack
 from nemo_desta.parallel import gpt as stages
 from nemo_desta.parallel.cross_entropy import summed_cross_entropy
 from nemo_desta.parallel.generation import Sampling, generate
 from nemo_desta.parallel.gpt import Part
+from nemo_desta.parallel.lora import Half, add_adapters, gather_whole
+from nemo_desta.parallel.lora_table import whole_shapes
 from nemo_desta.parallel.plan import padded_vocabulary
 from nemo_desta.parallel.topology import Topology
 from nemo_desta.parallel.weights import Piece
@@ -32,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class MegatronBackbone(nn.Module):
-    """This process's part of a frozen LLM.
+    """This process's part of a frozen LLM. Only LoRA adapters, where asked for, are trainable.
 
     Args:
         config: transformers config of the LLM.
@@ -42,12 +47,11 @@ class MegatronBackbone(nn.Module):
         recompute: make the activations of the layers again in the backward pass instead of keeping them.
         transformer_engine: see `parallel.gpt.layer_kinds`.
         generation_config: stop tokens; the config's own where it is None.
+        lora: low-rank adapters to add.
 
     Raises:
-        ValueError: the model's kind, its sizes or its weights do not fit.
+        ValueError: the model's kind, its sizes or its weights do not fit, or LoRA targets that it does not have.
     """
-
-    has_lora = False
 
     def __init__(
         self,
@@ -59,6 +63,7 @@ class MegatronBackbone(nn.Module):
         recompute: bool = False,
         transformer_engine: bool = False,
         generation_config: GenerationConfig | None = None,
+        lora: LoraConfig | None = None,
     ) -> None:
         super().__init__()
         check_config(config)
@@ -72,13 +77,19 @@ class MegatronBackbone(nn.Module):
         geometry = stages.geometry_of(config, topology)
         for part in self.parts:
             load_stage(part.gpt, part.layers, config, geometry, reader)
+        self.has_lora = bool(lora and lora.enabled)
+        self.adapters: list[Half] = []
+        self.adapter_shapes: dict[str, tuple[int, int]] = {}  # of the whole matrices, by published name, in the order of a saved optimiser state
+        if lora is not None and lora.enabled:
+            self.adapters = add_adapters(self.parts, config, geometry, topology, lora)
+            self.adapter_shapes = whole_shapes(config, lora)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, topology: Topology, *, dtype: torch.dtype, **options: Any) -> "MegatronBackbone":
         """Load this process's part of a model directory or hub id.
 
         Args:
-            options: ``recompute`` and ``transformer_engine``, as for the class.
+            options: ``recompute``, ``transformer_engine`` and ``lora``, as for the class.
 
         Raises:
             OSError: it is not there; transformers' message names it.
@@ -107,8 +118,8 @@ class MegatronBackbone(nn.Module):
     _state: dict[str, Tensor] | None = None
 
     def train(self, mode: bool = True) -> "MegatronBackbone":
-        """The frozen LLM has no dropout. Megatron recomputes activations in train mode only."""
-        super().train(mode and self.recompute)
+        """The frozen LLM has no dropout, its adapters may. Megatron recomputes activations in train mode only."""
+        super().train(mode and (self.recompute or self.has_lora))
         return self
 
     @cached_property
@@ -172,8 +183,24 @@ class MegatronBackbone(nn.Module):
         sampling = Sampling(max_new_tokens, do_sample, temperature, top_p)
         return generate(self.parts, self.topology, self.config, self.generation_config, embeds_BTH, attention_mask_BT, sampling, self.dtype)
 
+    def adapter_state(self) -> dict[str, Tensor]:
+        """The adapters whole, under their published names, on the process that writes checkpoints; nothing elsewhere. All processes call this."""
+        whole = gather_whole(self.adapters, lambda half: [half.parameter], self.topology)
+        return {name: whole[name][0] for name in self.adapter_shapes if whole}
+
+    @torch.no_grad()
+    def load_adapters(self, state: Mapping[str, Tensor]) -> None:
+        """Fill this process's part of the adapters; `state` has those of all layers, and no others.
+
+        Raises:
+            ValueError: names or shapes differ; the message lists some.
+        """
+        check_tensors(self.adapter_shapes, {name: tuple(tensor.shape) for name, tensor in state.items()})
+        for half in self.adapters:
+            half.parameter.copy_(half.own(state[half.name]))
+
     def export(self, folder: str | Path) -> None:
-        """Write the whole LLM as a Hugging Face checkpoint; all processes call this, rank 0 writes."""
+        """Write the whole frozen LLM, without adapters, as a Hugging Face checkpoint; all processes call this, rank 0 writes."""
         geometry = stages.geometry_of(self.config, self.topology)
         export_stages([(part.gpt, part.layers) for part in self.parts], self.config, geometry, Path(folder))
 

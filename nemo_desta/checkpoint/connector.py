@@ -69,8 +69,13 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
         if name.startswith(CONNECTOR_PREFIX):
             state[name] = tensor.detach()
         elif "lora_" in name:
-            state[LORA_PREFIX + name.split("base_model.model.", 1)[-1]] = tensor.detach()
+            state[published_name(name)] = tensor.detach()
     return state
+
+
+def published_name(name: str) -> str:
+    """Name in a checkpoint of an adapter that peft has put on the backbone."""
+    return LORA_PREFIX + name.split("base_model.model.", 1)[-1]
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -80,26 +85,35 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         ValueError: names or shapes differ; the message lists some of each kind.
     """
     own = trainable_names(model)
-    missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    wrong = [
-        f"{n}: {tuple(state[n].shape)} in the checkpoint, {tuple(own[n][1].shape)} in the model"
-        for n in own
-        if n in state and state[n].shape != own[n][1].shape
-    ]
+    check_tensors({name: tuple(target.shape) for name, (_, target) in own.items()}, {name: tuple(tensor.shape) for name, tensor in state.items()})
+    for name, (_, target) in own.items():
+        target.data.copy_(state[name])
+
+
+def check_tensors(own: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse a checkpoint whose tensors are not those of the model.
+
+    Args:
+        own: name -> shape in the model.
+        found: the same in the checkpoint.
+
+    Raises:
+        ValueError: names or shapes differ; the message lists some of each kind.
+    """
+    missing, unexpected = sorted(set(own) - set(found)), sorted(set(found) - set(own))
+    wrong = [f"{n}: {found[n]} in the checkpoint, {own[n]} in the model" for n in own if n in found and found[n] != own[n]]
     if missing or unexpected or wrong:
         raise ValueError(
             f"the checkpoint does not fit the model: {len(missing)} tensors missing {missing[:3]}, {len(unexpected)} unexpected {unexpected[:3]}, "
             f"{len(wrong)} of another shape {wrong[:3]}; check encoder, llm and connector sizes in {CONFIG_FILE}"
         )
-    for name, (_, target) in own.items():
-        target.data.copy_(state[name])
 
 
 def trainable_names(model: nn.Module) -> dict[str, tuple[str, Tensor]]:
     """Published name -> (own name, tensor)."""
     own = dict(model.state_dict(keep_vars=True))
     named = {n: (n, t) for n, t in own.items() if n.startswith(CONNECTOR_PREFIX)}
-    named |= {LORA_PREFIX + n.split("base_model.model.", 1)[-1]: (n, t) for n, t in own.items() if "lora_" in n}
+    named |= {published_name(n): (n, t) for n, t in own.items() if "lora_" in n}
     return named
 
 

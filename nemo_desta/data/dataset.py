@@ -5,8 +5,9 @@ Placeholders are expanded here, in the data workers, so that every process sees 
 
 import hashlib
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nemo_desta.data.conversation import AudioLayout, Rendered, Tokenizer, render
-from nemo_desta.data.packing import TokenPack, pack, split_by_tokens
+from nemo_desta.data.packing import TokenPack, left_padded, pack, split_by_tokens
 from nemo_desta.data.supervision import self_generated, source_supervision
 from nemo_desta.data.taps_cache import TapsCache, clip_key
 
@@ -144,6 +145,25 @@ class DestaDataset(Dataset[StepBatch]):
         self.transcript_drop_prob, self.seed = transcript_drop_prob, seed
 
     def __getitem__(self, cuts: CutSet) -> StepBatch:
+        rows, skipped, seconds = self._rows(cuts)
+        groups = split_by_tokens([len(rendered.input_ids) for _, rendered, _ in rows], self.micro_batch_tokens)
+        micro_batches = [self._pack([rows[i][1:] for i in group]) for group in groups]
+        return StepBatch(micro_batches, [row_id for row_id, _, _ in rows], skipped, seconds)
+
+    def without_cache(self) -> "DestaDataset":
+        """The same for other clips, whose taps are not kept."""
+        other = copy(self)
+        other.cache = None
+        return other
+
+    def prompts(self, cuts: CutSet) -> StepBatch:
+        """The same rows without their responses, filled up on the left for generation, in one micro-batch."""
+        rows, skipped, seconds = self._rows(cuts)
+        asked = [(replace(rendered, input_ids=rendered.input_ids[: rendered.label_start], labels=[]), clip) for _, rendered, clip in rows]
+        return StepBatch([self._pack(asked, left_padded)] if asked else [], [row_id for row_id, _, _ in rows], skipped, seconds)
+
+    def _rows(self, cuts: CutSet) -> tuple[list[tuple[str, Rendered, Clip]], list[tuple[str, str]], float]:
+        """Rows that can be used with their clips, (id, reason) of the others, and the seconds of sound of the former."""
         rows: list[tuple[str, Rendered, Clip]] = []
         skipped: list[tuple[str, str]] = []
         seconds = 0.0
@@ -160,9 +180,7 @@ class DestaDataset(Dataset[StepBatch]):
                     skipped.append((row.id, str(error)))
                 else:
                     seconds += cut.duration
-        groups = split_by_tokens([len(rendered.input_ids) for _, rendered, _ in rows], self.micro_batch_tokens)
-        micro_batches = [self._pack([rows[i][1:] for i in group]) for group in groups]
-        return StepBatch(micro_batches, [row_id for row_id, _, _ in rows], skipped, seconds)
+        return rows, skipped, seconds
 
     def _clip(self, cut: DataCut) -> Clip:
         key = clip_key(cut) if self.cache is not None else ""
@@ -188,7 +206,7 @@ class DestaDataset(Dataset[StepBatch]):
         digest = hashlib.sha256(f"{self.seed}/{epoch}/{row_id}".encode()).digest()
         return int.from_bytes(digest[:8], "big") / 2**64 < self.transcript_drop_prob
 
-    def _pack(self, rows: Sequence[tuple[Rendered, Clip]]) -> MicroBatch:
+    def _pack(self, rows: Sequence[tuple[Rendered, Clip]], lay_out: Callable[..., TokenPack] = pack) -> MicroBatch:
         clips: list[Clip] = []
         index_of: dict[int, int] = {}
         for _, clip in rows:
@@ -196,7 +214,7 @@ class DestaDataset(Dataset[StepBatch]):
                 index_of[id(clip)] = len(clips)
                 clips.append(clip)
         spans = [[index_of[id(clip)]] for _, clip in rows]
-        return MicroBatch(pack([rendered for rendered, _ in rows], spans, self.layout.num_queries), clips)
+        return MicroBatch(lay_out([rendered for rendered, _ in rows], spans, self.layout.num_queries), clips)
 
 
 def training_units(cuts: CutSet, rows_per_clip: int = 1) -> CutSet:

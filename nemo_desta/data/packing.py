@@ -80,6 +80,41 @@ def pack(rows: Sequence[Rendered], clips_of_rows: Sequence[Sequence[int]], num_q
     )
 
 
+def left_padded(rows: Sequence[Rendered], clips_of_rows: Sequence[Sequence[int]], num_queries: int) -> TokenPack:
+    """Prompts for generation: as `pack`, each row filled up at its beginning to the longest; positions are -1 in the filling."""
+    width = max(len(row.input_ids) for row in rows)
+    pads = [width - len(row.input_ids) for row in rows]
+    filled = [
+        Rendered([0] * n + row.input_ids, [(start + n, length) for start, length in row.audio_spans], [], [IGNORE] * width, row.placeholder_id)
+        for n, row in zip(pads, rows, strict=True)
+    ]
+    positions = torch.cat([torch.arange(width) - n for n in pads]).clamp(min=-1)
+    return replace(pack(filled, clips_of_rows, num_queries), position_ids_T=positions)
+
+
+def pad_pack(pack: TokenPack, length: int) -> TokenPack:
+    """The same pack with filling at its end: a row of its own, which nothing sees and which has no label."""
+    missing = length - pack.num_tokens
+    assert missing >= 0, f"a pack of {pack.num_tokens} tokens does not fit {length}"
+    if missing == 0:
+        return pack
+    ids, device = pack.input_ids_T, pack.input_ids_T.device
+    return replace(
+        pack,
+        input_ids_T=torch.cat([ids, ids.new_zeros(missing)]),
+        labels_T=torch.cat([pack.labels_T, pack.labels_T.new_full((missing,), IGNORE)]),
+        position_ids_T=torch.cat([pack.position_ids_T, torch.arange(missing, device=device)]),
+        cu_seqlens_S1=torch.cat([pack.cu_seqlens_S1, pack.cu_seqlens_S1.new_tensor([length])]),
+    )
+
+
+def empty_pack(length: int, device: torch.device | str = "cpu") -> TokenPack:
+    """Nothing but filling: for a process that must take part in a step without having rows for it."""
+    nothing = torch.zeros(0, dtype=torch.int64, device=device)
+    start = torch.zeros(1, dtype=torch.int32, device=device)
+    return pad_pack(TokenPack(nothing, nothing, nothing, start, nothing.view(0, 1), nothing), length)
+
+
 def split_by_tokens(lengths: Iterable[int], limit: int) -> Iterator[list[int]]:
     """Indices of consecutive rows that fit ``limit`` tokens together; every row goes somewhere, in order, exactly once.
 

@@ -63,9 +63,7 @@ def load_backbone(cfg: ModelConfig, topology: Topology | None, **options: bool) 
         return HFBackbone.from_pretrained(location, dtype=dtype, lora=cfg.lora)
     from nemo_desta.backbones.megatron import MegatronBackbone  # megatron-core takes seconds to import
 
-    if cfg.lora.enabled:
-        raise ValueError("model.lora.enabled=true needs the hf backbone: set parallel.backbone=hf")
-    return MegatronBackbone.from_pretrained(location, topology, dtype=dtype, **options)
+    return MegatronBackbone.from_pretrained(location, topology, dtype=dtype, lora=cfg.lora, **options)
 
 
 def layout_of(cfg: ModelConfig, max_transcript_tokens: int | None) -> AudioLayout:

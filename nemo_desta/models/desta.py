@@ -107,12 +107,16 @@ class DestaModel(nn.Module):
         return self.backbone.loss(self.splice(batch.tokens, audio_CQH), batch.tokens)
 
     def splice(self, pack: TokenPack, audio_CQH: Tensor | None) -> Tensor:
-        """Token embeddings [T, H] of a pack with the clips' vectors in their slots. Gradients flow to the vectors only."""
+        """Token embeddings [T, H] of a pack with the clips' vectors in their slots. Gradients flow to the vectors only.
+
+        Where no vector wants a gradient (a pack without sound, or with that of other processes only), the embeddings do: the way back through the layers is the
+        same for every pack, on all processes.
+        """
         embeds_TH = self.backbone.embed(pack.input_ids_T).detach()
-        if audio_CQH is None or pack.slots_PQ.numel() == 0:
-            return embeds_TH
-        vectors_PQH = audio_CQH[pack.clip_of_span_P].to(embeds_TH.dtype)
-        return embeds_TH.index_copy(0, pack.slots_PQ.flatten(), vectors_PQH.flatten(0, 1))
+        if audio_CQH is not None and pack.slots_PQ.numel():
+            vectors_PQH = audio_CQH[pack.clip_of_span_P].to(embeds_TH.dtype)
+            embeds_TH = embeds_TH.index_copy(0, pack.slots_PQ.flatten(), vectors_PQH.flatten(0, 1))
+        return embeds_TH if embeds_TH.requires_grad else embeds_TH.requires_grad_(torch.is_grad_enabled())
 
     def hear(self, clips: Sequence[Clip]) -> Tensor:
         """Vectors [C, Q, H] of clips, from their taps where these are known, else from their samples.

@@ -16,13 +16,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
-from nemo_desta.checkpoint import load_into, trainable_state
 from nemo_desta.config import OptimConfig
 from nemo_desta.data.dataset import Clip, StepBatch
 from nemo_desta.data.taps_cache import TapsCache
 from nemo_desta.models.desta import DestaModel
 from nemo_desta.models.optimizer import adapt_state, build_optimizer
-from nemo_desta.models.steps import DataParallelSteps, Steps, is_distributed, reduce_sum
+from nemo_desta.models.steps import DataParallelSteps, ShardedSteps, Steps, is_distributed, reduce_sum
 from nemo_desta.models.throughput import Cost, StepClock, peak_flops, peak_memory_bytes
 
 logger = logging.getLogger(__name__)
@@ -83,16 +82,17 @@ class DestaModule(pl.LightningModule):
     @property
     def steps(self) -> Steps:
         """How a step is taken."""
-        if self._steps is None:
-            self._steps = DataParallelSteps(self.global_rank, self.device)
-        return self._steps
+        if self._steps is not None:
+            return self._steps
+        kind = ShardedSteps if getattr(self.model.backbone, "sharded", False) else DataParallelSteps
+        return kind(self.global_rank, self.device)
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """One optimiser step. ``batch`` is empty on a process that gets it from another."""
         batch = self.steps.share(batch)
         self._clock.data_arrived()
         self._count_skipped(batch)
-        torch.manual_seed(hash_seed(self.seed, self.global_step, self.steps.random_rank))
+        self.steps.seed(self.seed, self.global_step)
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         assert not isinstance(optimizer, list) and isinstance(schedule, LRScheduler)
         optimizer.zero_grad()
@@ -189,13 +189,12 @@ class DestaModule(pl.LightningModule):
     # -- checkpoint --------------------------------------------------------------------------------------------------------------------------------
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """Only what is trained, under the published names (contract C4)."""
-        return trainable_state(self.model)
+        """Only what is trained, under the published names (contract C4), whole on the process that writes."""
+        return self.steps.trained_state(self.model)
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> None:  # type: ignore[override]
-        """Fill the trained tensors; every one must be there. A later pipeline stage has none."""
-        if self._parameters_to_train:
-            load_into(self.model, state_dict)
+        """Fill this process's part of the trained tensors; every one must be there."""
+        self.steps.load_trained(self.model, state_dict)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["skipped_rows"] = dict(self.skipped)
@@ -208,11 +207,6 @@ class DestaModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         self._clock = StepClock()
-
-
-def hash_seed(seed: int, step: int, rank: int) -> int:
-    """A seed for the dropout of one step on one process."""
-    return ((seed * 1_000_003 + step) * 1_009 + rank) % 2**63
 
 
 def frame_padding(batch: StepBatch) -> float:

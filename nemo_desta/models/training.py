@@ -10,12 +10,13 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lhotse import CutSet
+from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 
 from nemo_desta.backbones.hf import has_native_bf16, resolve_dtype
 from nemo_desta.checkpoint import latest_checkpoint, step_of
 from nemo_desta.checkpoint.lightning_io import DirectoryCheckpointIO, resumable_checkpoint
-from nemo_desta.config import BackboneKind, DestaConfig, ParallelConfig, TrainerConfig
+from nemo_desta.config import BackboneKind, DataParallelKind, DestaConfig, ParallelConfig, TrainerConfig
 from nemo_desta.corpora.manifests import UNKNOWN_FIELD, read_cuts
 from nemo_desta.data.datamodule import DestaDataModule
 from nemo_desta.data.taps_cache import CACHE_DTYPE, TapsCache
@@ -27,6 +28,7 @@ from nemo_desta.models.desta import DestaModel
 from nemo_desta.models.interruption import SaveAndStop
 from nemo_desta.models.lightning import DestaModule
 from nemo_desta.models.steps import Steps
+from nemo_desta.models.validation import Validate
 from nemo_desta.models.watching import WatchProgress
 from nemo_desta.parallel.launch import detect_launch
 from nemo_desta.parallel.plan import ParallelSizes
@@ -36,7 +38,8 @@ from nemo_desta.provenance import manifest, sha256_file, write_json_atomic
 
 logger = logging.getLogger(__name__)
 
-INDIFFERENT = ("micro_batch_tokens", "num_workers", "taps_cache_gib", "max_bad_fraction", "manifest")  # keys of DataConfig that a resumed run may change
+# Keys of DataConfig that a resumed run may change.
+INDIFFERENT = ("micro_batch_tokens", "num_workers", "taps_cache_gib", "max_bad_fraction", "manifest", "validation_manifest")
 
 
 def train(cfg: DestaConfig) -> Path:
@@ -67,7 +70,9 @@ def _train(cfg: DestaConfig, stop: SaveAndStop) -> Path:
     cuts = load_targets(Path(cfg.run_dir), cfg.data.manifest, problems=problems)
     topology = start_parallel(cfg.parallel, cfg.trainer, seed=cfg.seed)
     module, data = _module_and_data(cfg, cuts, topology)
-    trainer = make_trainer(cfg, module, stop, topology)
+    watch = WatchProgress(cfg.parallel.timeout_seconds)
+    callbacks = [watch, *_validation(cfg, data, topology, watch), stop]  # `stop` waits for the others: progress is told before
+    trainer = make_trainer(cfg, module, callbacks, topology)
     if trainer.ckpt_path is None:  # a resumed run has the statistics of its checkpoint
         calibrate_taps(module.model, cuts, seed=cfg.seed, cache=module.cache)
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +99,11 @@ def start_parallel(parallel: ParallelConfig, trainer: TrainerConfig, *, seed: in
     if kind == BackboneKind.hf or (kind == BackboneKind.auto and sizes.model == 1):
         if sizes.model > 1:
             raise ValueError(f"parallel.backbone=hf cannot be cut into parallel.tp={sizes.tp} x parallel.pp={sizes.pp}: set parallel.backbone=megatron")
+        if parallel.data_parallel == DataParallelKind.fsdp2 and trainer.strategy != "auto":
+            raise ValueError(f"parallel.data_parallel=fsdp2 brings its own strategy: leave trainer.strategy={trainer.strategy} out")
         return None
+    if parallel.data_parallel == DataParallelKind.fsdp2:
+        raise ValueError("parallel.data_parallel=fsdp2 is for the hf backbone: set parallel.backbone=hf, or raise parallel.tp and pp to save memory")
     launch = detect_launch()
     if not launch.external and trainer.devices * trainer.num_nodes > 1:
         raise ValueError("the megatron backbone is started by torchrun: torchrun --nproc-per-node N examples/train_desta.py ..., without trainer.devices")
@@ -131,12 +140,13 @@ def _module_and_data(cfg: DestaConfig, cuts: CutSet | IndexedStore, topology: To
     return module, data
 
 
-def targets_file(run_dir: Path, manifest: str | None = None) -> Path:
+def targets_file(run_dir: Path, manifest: str | None = None, *, key: str = "data.manifest") -> Path:
     """The file that stands for the training cuts of a run: their manifest, or the description of an indexed store, which holds the SHA-256 of every shard.
 
     Args:
         run_dir: of the run.
         manifest: `data.manifest`; None = the targets that the run's own backbone wrote.
+        key: of the configuration that names the manifest.
 
     Raises:
         ValueError: they have not been written yet.
@@ -147,7 +157,7 @@ def targets_file(run_dir: Path, manifest: str | None = None) -> Path:
             read_description(path)  # says what is missing
             return path / DESCRIPTION
         if not path.is_file():
-            raise ValueError(f"data.manifest={manifest}: no such file or indexed store (tools/manifests.py import-aqa5m or index makes one)")
+            raise ValueError(f"{key}={manifest}: no such file or indexed store (tools/manifests.py import-aqa5m or index makes one)")
         return path
     path = run_dir / "targets" / "cuts_train.jsonl.gz"
     if not path.is_file():
@@ -155,22 +165,25 @@ def targets_file(run_dir: Path, manifest: str | None = None) -> Path:
     return path
 
 
-def load_targets(run_dir: Path, manifest: str | None = None, *, problems: list[str] | None = None) -> CutSet | IndexedStore:
+def load_targets(
+    run_dir: Path, manifest: str | None = None, *, problems: list[str] | None = None, key: str = "data.manifest"
+) -> CutSet | IndexedStore:
     """The training cuts with their self-generated supervisions. Fields that Lhotse does not know are left out, with a warning.
 
     Args:
         run_dir: of the run.
         manifest: `data.manifest`; an indexed store is opened, not read.
         problems: where given, one sentence per unknown field name is appended to it.
+        key: of the configuration that names the manifest.
 
     Raises:
         ValueError: they have not been written yet, or the file is cut off or damaged: to train on a part of the targets would go unnoticed.
     """
-    path = targets_file(run_dir, manifest)
+    path = targets_file(run_dir, manifest, key=key)
     if path.name == DESCRIPTION:
         return IndexedStore(path.parent)
     if manifest is not None:
-        return _read_whole(path)
+        return _read_whole(path, key)
     remedy = f"remove {path} and run examples/generate_targets.py with the same --config-name again (its journal of answers is kept)"
     found: list[str] = []
     try:
@@ -187,8 +200,8 @@ def load_targets(run_dir: Path, manifest: str | None = None, *, problems: list[s
     return cuts
 
 
-def _read_whole(path: Path) -> CutSet:
-    """The cuts of a JSONL file that `data.manifest` names.
+def _read_whole(path: Path, key: str) -> CutSet:
+    """The cuts of a JSONL file that a key of the configuration names.
 
     Raises:
         ValueError: a part of it cannot be read, or it holds no cut.
@@ -196,9 +209,9 @@ def _read_whole(path: Path) -> CutSet:
     found = Problems()
     cuts = CutSet.from_cuts(read_any_cuts(path, found))
     if len(found):
-        raise ValueError(f"data.manifest={path} is damaged, {len(found)} problems ({found.sentences[0]}): copy it anew, or repeat the step that wrote it")
+        raise ValueError(f"{key}={path} is damaged, {len(found)} problems ({found.sentences[0]}): copy it anew, or repeat the step that wrote it")
     if len(cuts) == 0:
-        raise ValueError(f"data.manifest={path} holds no cut")
+        raise ValueError(f"{key}={path} holds no cut")
     return cuts
 
 
@@ -225,23 +238,54 @@ def _steps(topology: Topology | None) -> Steps | None:
     return ParallelSteps(topology)
 
 
-def _strategy(name: str, topology: Topology | None) -> Any:
-    """Lightning's name of a strategy, or the object that knows the topology."""
+def _strategy(cfg: DestaConfig, topology: Topology | None) -> Any:
+    """Lightning's name of a strategy, or the object that knows how the weights are shared out."""
+    if topology is None and cfg.parallel.data_parallel == DataParallelKind.ddp:
+        return cfg.trainer.strategy
     if topology is None:
-        return name
-    from nemo_desta.parallel.strategy import MegatronStrategy
+        from nemo_desta.parallel.sharded_strategy import ShardedStrategy
+
+        return ShardedStrategy()
+    from nemo_desta.parallel.strategy import MegatronStrategy  # brings megatron-core
 
     return MegatronStrategy(topology)
 
 
-def make_trainer(cfg: DestaConfig, module: DestaModule, stop: SaveAndStop, topology: Topology | None = None) -> pl.Trainer:
+def _validation(cfg: DestaConfig, data: DestaDataModule, topology: Topology | None, watch: WatchProgress) -> list[Callback]:
+    """The callback for held-out rows, where it is asked for.
+
+    Raises:
+        ValueError: no held-out rows are named, or they cannot be read.
+    """
+    if cfg.trainer.validate_every_steps <= 0:
+        return []
+    if cfg.data.validation_manifest is None:
+        raise ValueError(
+            f"trainer.validate_every_steps={cfg.trainer.validate_every_steps} needs held-out rows: set data.validation_manifest "
+            "(tools/manifests.py split cuts targets by speaker or source), or validate_every_steps=0"
+        )
+    cuts = load_targets(Path(cfg.run_dir), cfg.data.validation_manifest, key="data.validation_manifest")
+    validate = Validate(
+        cuts,
+        data.dataset.without_cache(),
+        cfg.trainer,
+        batch_rows=cfg.data.batch_rows,
+        seed=cfg.seed,
+        folder=Path(cfg.run_dir) / "train" / "validation",  # a folder of its own: NeMo moves the files beside it away when a run goes on
+        progress=watch.progress,
+        topology=topology,
+    )
+    return [validate]
+
+
+def make_trainer(cfg: DestaConfig, module: DestaModule, callbacks: list[Callback], topology: Topology | None = None) -> pl.Trainer:
     """A Lightning trainer under NeMo's experiment manager: loggers, checkpoints, resuming."""
     t, launch = cfg.trainer, detect_launch()
     trainer = pl.Trainer(
         accelerator=t.accelerator,
         devices=launch.local if launch.external else t.devices,
         num_nodes=launch.nodes if launch.external else t.num_nodes,
-        strategy=_strategy(t.strategy, topology),
+        strategy=_strategy(cfg, topology),
         precision=_precision(t.precision),  # type: ignore[arg-type]
         max_steps=t.max_steps,
         max_epochs=-1,
@@ -252,7 +296,7 @@ def make_trainer(cfg: DestaConfig, module: DestaModule, stop: SaveAndStop, topol
         enable_checkpointing=False,
         plugins=[DirectoryCheckpointIO(lambda: module.model.config)],
         profiler=_profiler(t.profile_steps, Path(cfg.run_dir) / "train" / "profile"),
-        callbacks=[WatchProgress(cfg.parallel.timeout_seconds), stop],  # `stop` waits for the others: progress is told before
+        callbacks=callbacks,
         enable_model_summary=False,
     )
     _attach_experiment(cfg, trainer)

@@ -24,21 +24,22 @@ class WatchProgress(Callback):
             self.watchdog = Watchdog(trainer.global_rank, trainer.world_size, timeout_seconds=self.timeout_seconds)
             self.watchdog.start()
 
-    def _progress(self, trainer: pl.Trainer, doing: str) -> None:
+    def progress(self, trainer: pl.Trainer, doing: str) -> None:
+        """This process has got somewhere."""
         if self.watchdog is not None:
             self.watchdog.progress(trainer.global_step, doing)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        self._progress(trainer, "computing")
+        self.progress(trainer, "computing")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._progress(trainer, "reading data")
+        self.progress(trainer, "reading data")
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._progress(trainer, "saving a checkpoint")
+        self.progress(trainer, "saving a checkpoint")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._progress(trainer, "ending")
+        self.progress(trainer, "ending")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.watchdog is not None:

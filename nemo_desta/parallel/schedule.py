@@ -4,49 +4,24 @@ Shape legend: T tokens.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
-from nemo_desta.data.conversation import IGNORE
-from nemo_desta.data.packing import TokenPack
+from nemo_desta.data.packing import TokenPack, empty_pack, pad_pack
 from nemo_desta.parallel.gpt import Part
 from nemo_desta.parallel.plan import ParallelSizes, padded_length, padded_micro_batches
 
 Forward = Callable[[Part, int], Tensor]
 
 
-def pad_pack(pack: TokenPack, length: int) -> TokenPack:
-    """The same pack with filling at its end: a row of its own, which nothing sees and which has no label."""
-    missing = length - pack.num_tokens
-    assert missing >= 0, f"a pack of {pack.num_tokens} tokens does not fit {length}"
-    if missing == 0:
-        return pack
-    ids, device = pack.input_ids_T, pack.input_ids_T.device
-    return replace(
-        pack,
-        input_ids_T=torch.cat([ids, ids.new_zeros(missing)]),
-        labels_T=torch.cat([pack.labels_T, pack.labels_T.new_full((missing,), IGNORE)]),
-        position_ids_T=torch.cat([pack.position_ids_T, torch.arange(missing, device=device)]),
-        cu_seqlens_S1=torch.cat([pack.cu_seqlens_S1, pack.cu_seqlens_S1.new_tensor([length])]),
-    )
-
-
-def empty_pack(length: int, like: TokenPack) -> TokenPack:
-    """Nothing but filling."""
-    nothing = like.input_ids_T[:0]
-    blank = TokenPack(nothing, nothing, nothing, like.cu_seqlens_S1[:1], like.slots_PQ[:0], like.clip_of_span_P[:0])
-    return pad_pack(blank, length)
-
-
 def pad_step(packs: Sequence[TokenPack], sizes: ParallelSizes) -> list[TokenPack]:
     """The packs of a step as the schedule wants them: of one length, and as many as it takes. Added packs stand at the end."""
     length = [padded_length(max(p.num_tokens for p in packs), sizes)] * len(packs) if sizes.pp > 1 else [padded_length(p.num_tokens, sizes) for p in packs]
     padded = [pad_pack(pack, n) for pack, n in zip(packs, length, strict=True)]
-    return padded + [empty_pack(length[0], packs[0])] * (padded_micro_batches(len(packs), sizes) - len(packs))
+    return padded + [empty_pack(length[0], packs[0].input_ids_T.device)] * (padded_micro_batches(len(packs), sizes) - len(packs))
 
 
 def run_schedule(

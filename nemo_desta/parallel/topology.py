@@ -30,6 +30,7 @@ class Topology:
         pipeline_group: same copy and position, other stages.
         stage_group: all copies and positions of this stage: those that hold the same connector.
         model_group: all processes of this copy, for objects (gloo, on the CPU).
+        copy_group: the same processes, for tensors.
         leader: global rank of the process that reads this copy's data (stage 0, position 0).
     """
 
@@ -45,6 +46,7 @@ class Topology:
     pipeline_group: Any
     stage_group: Any
     model_group: Any
+    copy_group: Any
     leader: int
 
     @property
@@ -164,6 +166,7 @@ def _topology(sizes: ParallelSizes, world: int, device: torch.device) -> Topolog
         pipeline_group=state.get_pipeline_model_parallel_group(),
         stage_group=state.get_tensor_and_data_parallel_group(),
         model_group=model_group,
+        copy_group=state.get_model_parallel_group(),
         leader=at[0, data, 0],
     )
 

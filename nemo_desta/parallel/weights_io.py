@@ -108,21 +108,23 @@ def load_stage(stage: nn.Module, layers: Sequence[int], config: Any, geometry: G
     Raises:
         ValueError: a tensor is missing or has another shape than the config says; the message names it.
     """
+    everything = Geometry.of(config, 1, 0)
     for name, parameter in stage.named_parameters():
         parts = pieces(name, list(layers), geometry, tied=config.tie_word_embeddings)
+        whole = {part.source: part.stop for part in pieces(name, list(layers), everything, tied=config.tie_word_embeddings)}
         if sum((p.stop - p.start) for p in parts) < parameter.shape[parts[0].dim if parts else 0]:
             parameter.zero_()
         for part in parts:
-            _check(reader.shape(part.source), part, parameter, name)
+            _check(reader.shape(part.source), part, parameter, name, whole[part.source])
             parameter.narrow(part.dim, part.at, part.stop - part.start).copy_(reader.read(part))
 
 
-def _check(shape: tuple[int, ...], part: Piece, parameter: Tensor, name: str) -> None:
+def _check(shape: tuple[int, ...], part: Piece, parameter: Tensor, name: str, whole: int) -> None:
     other = [size for dim, size in enumerate(parameter.shape) if dim != part.dim]
-    if [size for dim, size in enumerate(shape) if dim != part.dim] != other or shape[part.dim] < part.stop:
+    if [size for dim, size in enumerate(shape) if dim != part.dim] != other or shape[part.dim] != whole:
         raise ValueError(
             f"{part.source} has the shape {list(shape)} in the checkpoint, which does not fit the model's config: {name} wants "
-            f"{part.start}..{part.stop} along dimension {part.dim} of it, and {other} along the other: are config.json and the weights of the same model?"
+            f"{whole} along dimension {part.dim} of it, and {other} along the other: are config.json and the weights of the same model?"
         )
 
 
@@ -140,6 +142,8 @@ def export_stages(
     own: dict[str, list[tuple[Piece, Tensor]]] = {}
     for stage, layers in stages:
         for name, parameter in stage.named_parameters():
+            if ".adapters." in name:
+                continue
             rule, _ = rule_of(name)
             if rule.replicated and geometry.shard:
                 continue

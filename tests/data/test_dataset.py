@@ -139,3 +139,16 @@ def test_clip_key_tells_sounds_in_memory_apart(tmp_path):
     sounds = [write_tone(tmp_path / f"{hz}.wav", 0.5, hz=hz).read_bytes() for hz in (200, 900)]
     keys = {clip_key(Recording.from_bytes(sound[:-400] + bytes(400), recording_id="x").to_cut()) for sound in sounds}  # the same end
     assert len(keys) == 2
+
+
+def test_prompts_are_the_rows_without_their_responses(tmp_path):
+    cuts = CutSet.from_cuts(list(training_units(tiny_targets(tmp_path, clips=2, rows_each=1))))
+    dataset = DestaDataset(tiny_tokenizer(), LAYOUT, micro_batch_tokens=1000, max_tokens=256)
+    rows, prompts = dataset[cuts], dataset.prompts(cuts)
+    assert prompts.row_ids == rows.row_ids and len(prompts.micro_batches) == 1
+    (batch,), (whole,) = prompts.micro_batches, rows.micro_batches
+    ids = batch.tokens.input_ids_T.view(2, -1)
+    for i, (start, end) in enumerate(zip(whole.tokens.cu_seqlens_S1[:-1].tolist(), whole.tokens.cu_seqlens_S1[1:].tolist(), strict=True)):
+        context = int((whole.tokens.labels_T[start:end] == -100).sum())
+        assert ids[i, -context:].tolist() == whole.tokens.input_ids_T[start : start + context].tolist() and not ids[i, :-context].any()
+    assert len(batch.clips) == 2 and dataset.without_cache().cache is None

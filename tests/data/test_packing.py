@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemo_desta.data.conversation import Rendered
-from nemo_desta.data.packing import pack, split_by_tokens
+from nemo_desta.data.packing import empty_pack, left_padded, pack, pad_pack, split_by_tokens
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 60))
@@ -27,3 +27,20 @@ def test_pack_knows_borders_positions_and_slots():
     assert packed.num_targets == 2
     assert (packed.input_ids_T[packed.slots_PQ] == 7).all()
     assert packed.cu_seqlens_S1.dtype == torch.int32
+
+
+def test_filling_is_a_row_without_labels():
+    row = Rendered([9, 7, 1], [(1, 1)], [(2, 0)], [-100, -100, 1], 7)
+    padded = pad_pack(pack([row], [[0]], num_queries=1), 5)
+    assert padded.input_ids_T.tolist() == [9, 7, 1, 0, 0] and padded.position_ids_T.tolist() == [0, 1, 2, 0, 1]
+    assert padded.cu_seqlens_S1.tolist() == [0, 3, 5] and padded.num_targets == 1
+    nothing = empty_pack(2)
+    assert nothing.num_tokens == 2 and nothing.num_targets == 0 and nothing.slots_PQ.numel() == 0 and nothing.cu_seqlens_S1.tolist() == [0, 2]
+
+
+def test_prompts_end_together_and_their_slots_move_with_them():
+    a, b = Rendered([9, 7, 7, 1, 2], [(1, 2)], placeholder_id=7), Rendered([7, 7, 3], [(0, 2)], placeholder_id=7)
+    prompts = left_padded([a, b], [[0], [1]], num_queries=2)
+    assert prompts.input_ids_T.view(2, 5).tolist() == [[9, 7, 7, 1, 2], [0, 0, 7, 7, 3]]
+    assert prompts.position_ids_T.view(2, 5).tolist() == [[0, 1, 2, 3, 4], [-1, -1, 0, 1, 2]]
+    assert prompts.slots_PQ.tolist() == [[1, 2], [7, 8]] and prompts.clip_of_span_P.tolist() == [0, 1] and prompts.num_targets == 0

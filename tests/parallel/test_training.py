@@ -1,65 +1,19 @@
 """Whole trainings under torchrun: killed, resumed under another layout, hung; the checkpoint is the one of a single process."""
 
-import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from nemo_desta.checkpoint import load_into, load_weights
 from nemo_desta.models.desta import DestaModel
-from tests.conftest import REPOSITORY
+from tests.parallel.runs import checkpoint, fresh_run, losses, replicas, run
 from tests.parallel.train_child import adapted
-from tests.tiny import tiny_model_config, tiny_targets
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]  # minutes where other programs share the machine
 
 
-def run(home: Path, root: Path, processes: int, **overrides) -> subprocess.CompletedProcess:
-    """A training in ``root`` with the models of ``home``; more than one process is started by torchrun."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    keys = json.dumps({key.replace("__", "."): value for key, value in overrides.items()})
-    command = [sys.executable, *launcher, "-m", "tests.parallel.train_child", str(home), str(root), keys]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=1200, start_new_session=True, check=False)
-
-
-def losses(root: Path) -> dict[int, tuple[float, float]]:
-    """Loss and gradient norm by step, the last word on each."""
-    lines = (json.loads(line) for line in (root / "losses.jsonl").read_text().splitlines())
-    return {line["step"]: (line["loss"], line["norm"]) for line in lines}
-
-
-def replicas(root: Path, rank: int) -> dict[int, dict[str, str]]:
-    """Digests of what a process held, by step."""
-    lines = (json.loads(line) for line in (root / f"replica-{rank}.jsonl").read_text().splitlines())
-    return {line["step"]: line for line in lines}
-
-
-def checkpoint(root: Path, step: int) -> Path:
-    return root / "train" / "checkpoints" / f"step={step}.ckpt"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    tiny_targets(folder)
-    tiny_model_config(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def alone(data) -> Path:
-    """A run of one process with the Hugging Face backbone."""
-    done = run(data, data, 1)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return data
-
-
 def test_a_killed_rank_ends_the_job_and_another_layout_goes_on_with_the_same_losses(alone, tmp_path):
-    root = tmp_path / "parallel"
-    shutil.copytree(alone, root, ignore=shutil.ignore_patterns("train", "losses.jsonl", "replica-*", "taps"))
+    root = fresh_run(alone, tmp_path / "parallel")
     killed = run(alone, root, 2, parallel__pp=2, die_at=[1, 3])
     assert killed.returncode != 0 and checkpoint(root, 2).is_dir() and not checkpoint(root, 6).is_dir()
     resumed = run(alone, root, 2, parallel__tp=2, parallel__sequence_parallel=True)
@@ -75,10 +29,8 @@ def test_a_killed_rank_ends_the_job_and_another_layout_goes_on_with_the_same_los
 
 
 def test_the_connector_directory_is_the_one_that_the_other_backbone_writes(alone, tmp_path):
-    root = tmp_path / "parallel"
-    shutil.copytree(alone, root, ignore=shutil.ignore_patterns("losses.jsonl", "replica-*", "taps"))
-    for folder in (checkpoint(root, 6),):
-        shutil.rmtree(folder)  # go on from step 4 of the single process
+    root = fresh_run(alone, tmp_path / "parallel", keep_training=True)
+    shutil.rmtree(checkpoint(root, 6))  # go on from step 4 of the single process
     done = run(alone, root, 2, parallel__pp=2)
     assert done.returncode == 0, done.stderr[-2000:]
     assert losses(root)[6] == pytest.approx(losses(alone)[6], rel=1e-4)
@@ -91,8 +43,7 @@ def test_the_connector_directory_is_the_one_that_the_other_backbone_writes(alone
 
 
 def test_a_stuck_rank_is_named_and_the_job_ends(alone, tmp_path):
-    root = tmp_path / "stuck"
-    shutil.copytree(alone, root, ignore=shutil.ignore_patterns("train", "losses.jsonl", "replica-*", "taps"))
+    root = fresh_run(alone, tmp_path / "stuck")
     stuck = run(alone, root, 2, parallel__tp=2, parallel__timeout_seconds=40.0, hang_at=[1, 2])
     assert stuck.returncode != 0
     assert "no progress for 40 s (parallel.timeout_seconds)" in stuck.stderr and "the others wait for rank 1 (computing at step 1)" in stuck.stderr
@@ -101,7 +52,6 @@ def test_a_stuck_rank_is_named_and_the_job_ends(alone, tmp_path):
 
 
 def test_processes_that_do_not_divide_are_a_sentence(alone, tmp_path):
-    root = tmp_path / "three"
-    shutil.copytree(alone, root, ignore=shutil.ignore_patterns("train", "losses.jsonl", "replica-*", "taps"))
+    root = fresh_run(alone, tmp_path / "three")
     done = run(alone, root, 2, parallel__tp=3)
     assert done.returncode != 0 and "error: 2 processes cannot be divided by parallel.tp=3" in done.stderr

@@ -7,6 +7,7 @@ holds of the connector to ``replica-RANK.jsonl``.
 import hashlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -18,6 +19,7 @@ from nemo_desta.config import DestaConfig
 from nemo_desta.models.lightning import DestaModule
 from nemo_desta.models.training import train
 from tests.models.train_child import config
+from tests.parallel.adapters import LORA
 
 
 def adapted(home: Path, root: Path, overrides: dict) -> DestaConfig:
@@ -29,6 +31,11 @@ def adapted(home: Path, root: Path, overrides: dict) -> DestaConfig:
     cfg.data.transcript_drop_prob = 0.0
     cfg.model.connector.dropout = 0.0
     cfg.trainer.max_steps, cfg.trainer.checkpoint_every_steps, cfg.trainer.tensorboard = 6, 2, False
+    if overrides.get("lora"):
+        cfg.model.lora = LORA
+    if overrides.get("validate"):
+        cfg.trainer.validate_every_steps, cfg.trainer.validation_answers, cfg.trainer.validation_new_tokens = 2, 2, 8
+        cfg.data.validation_manifest = str(home / "heldout" / "targets" / "cuts_train.jsonl.gz")
     for key, value in overrides.items():
         if "." in key:
             section, name = key.split(".", 1)
@@ -49,13 +56,15 @@ def main() -> None:
     """Entry point."""
     warnings.filterwarnings("ignore")
     home, root, overrides = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    if "file_bytes" in overrides:  # a full disk, for each file that this process writes
+        resource.setrlimit(resource.RLIMIT_FSIZE, (overrides["file_bytes"], resource.RLIM_INFINITY))
     log_step = DestaModule._log_step
 
     def journaled(self, batch, loss, tokens, norm, lr):
         if self.global_rank == 0:
             with (root / "losses.jsonl").open("a") as file:
                 file.write(json.dumps({"step": self.global_step, "loss": loss, "norm": norm, "rows": batch.row_ids}) + "\n")
-        if self.model.perception is not None:
+        if self.model.perception is not None and not overrides.get("lora"):
             with (root / f"replica-{self.global_rank}.jsonl").open("a") as file:
                 file.write(json.dumps({"step": self.global_step, **replica(self)}) + "\n")
         if overrides.get("die_at") == [self.global_rank, self.global_step]:

@@ -221,7 +221,8 @@ def test_mistakes_of_the_configuration_are_sentences(tmp_path, data):
         ({"data_root": None}, "where is the data of toy"),
         ({"prompts": {"toy": "heldout/nothing"}}, "no prompt 'heldout/nothing'"),
         ({"prompts": {"toys": "heldout"}}, r"prompts.toys: unknown benchmark 'toys': choose of "),
-        ({"predictions": str(tmp_path / "run"), "model": None}, r"neither toy\.jsonl nor toy\.json"),
+        ({"predictions": str(tmp_path), "model": None}, r"neither toy\.jsonl nor toy\.json"),
+        ({"predictions": str(tmp_path / "typo"), "model": None}, r"predictions=.*typo does not exist"),
         ({"model": str(tmp_path / "nowhere")}, "no checkpoint at"),
     ]:
         cfg = config(tmp_path, data)

@@ -11,7 +11,7 @@ from rich.table import Table
 from nemo_desta.evaluation.benchmarks.base import Judged, Mode, Status
 from nemo_desta.evaluation.model import Conversation
 from nemo_desta.evaluation.models_under_test.base import audios_of
-from nemo_desta.evaluation.report.clips import copy_clip
+from nemo_desta.evaluation.report.clips import copy_clip, warn_of_silent
 from nemo_desta.evaluation.report.figures_zero_shot import MAX_BARS, plot_group
 from nemo_desta.evaluation.report.page import environment
 from nemo_desta.evaluation.report.plots import title
@@ -149,12 +149,15 @@ def failure_cards(work: Any, folder: Path, *, count: int, seed: int) -> list[dic
         for queue in queues:
             if queue and len(drawn) < count:
                 drawn.append(queue.pop())
-    return [_card(work, judged, folder, number) for number, judged in enumerate(drawn, start=1)]
+    problems: list[str] = []
+    cards = [_card(work, judged, folder, number, problems) for number, judged in enumerate(drawn, start=1)]
+    warn_of_silent(problems)
+    return cards
 
 
-def _card(work: Any, judged: Judged, folder: Path, number: int) -> dict[str, Any]:
+def _card(work: Any, judged: Judged, folder: Path, number: int, problems: list[str]) -> dict[str, Any]:
     conversation: Conversation = work.benchmark.prompt(judged.item)
-    copies = [copy_clip(a["audio"], folder / f"{work.name}_{number:02d}_{k}.flac") for k, a in enumerate(audios_of(conversation), start=1)]
+    copies = [copy_clip(a["audio"], folder / f"{work.name}_{number:02d}_{k}.flac", problems) for k, a in enumerate(audios_of(conversation), start=1)]
     response = work.responses.get(judged.item.id)
     return {
         "item": judged.item.id,

@@ -94,7 +94,7 @@ def hub(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("hf_home")
     llm = tiny_llm(snapshot(home, LLM))
     tokenizer = tiny_tokenizer(LLAMA3)
-    tokenizer.add_special_tokens({"additional_special_tokens": [*tokenizer.additional_special_tokens, PLACEHOLDER]})
+    tokenizer.add_tokens([PLACEHOLDER], special_tokens=True)
     tokenizer.save_pretrained(llm)
     model = LlamaForCausalLM.from_pretrained(llm)
     model.resize_token_embeddings(len(tokenizer))

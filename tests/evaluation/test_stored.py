@@ -187,3 +187,5 @@ def test_what_a_benchmark_cannot_score_says_why(root, tmp_path, monkeypatch):
     results = evaluate_zero_shot(cfg, progress=False)
     assert results["benchmarks"]["voicebench"]["errors"] == {"sd-qa/usa/0": "PEDANT needs its classifier: run tools/fetch_pedant.py"}
     assert not results["complete"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "1 item has an error and counts as wrong" in page and "<dt>Problem</dt>" in page

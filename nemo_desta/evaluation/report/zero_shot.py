@@ -28,10 +28,10 @@ SHARES = ("share", "fraction")  # units of figures from 0 to 1, shown in per cen
 
 
 def shown(value: float | None, unit: str) -> str:
-    """A figure as text: two decimals, shares in per cent."""
+    """A figure as text: two decimals, shares in per cent; what is per cent of something ("% WER") says so."""
     if value is None:
         return "–"
-    return f"{100 * value:.2f} %" if unit in SHARES else f"{value:.2f} %" if unit == "%" else f"{value:.2f}"
+    return f"{100 * value:.2f} %" if unit in SHARES else f"{value:.2f} {unit}" if unit.startswith("%") else f"{value:.2f}"
 
 
 def shown_interval(bounds: list[float] | None, unit: str) -> str:
@@ -166,6 +166,7 @@ def _card(work: Any, judged: Judged, folder: Path, number: int, problems: list[s
         "gold": judged.item.gold,
         "response": judged.response,
         "error": response.error if response else "",
+        "problem": judged.verdict.detail.get("problem", ""),
         "parsed": judged.verdict.parsed,
         "status": judged.verdict.status.value,
         "score": judged.verdict.score,

@@ -98,13 +98,17 @@ def markdown(tables: Mapping[str, Any]) -> str:
 
 
 def show(tables: Mapping[str, Any], console: Console) -> None:
-    """Print all tables."""
+    """Print the tables that have rows. A figure is never cut off: where the console is too narrow for all columns its lines are longer than it is wide."""
     for name, table in tables.items():
+        if not table["rows"]:
+            continue
         shown = Table(title=f"{name}: {table['title']}")
-        for head in ("system", "kind", *table["figures"], "source"):
-            shown.add_column(head, justify="right" if head in table["figures"] else "left")
+        widths = {"system": 18, "kind": 9, **{head: max(len(head), 6) for head in table["figures"]}, "source": 26}
+        for head, width in widths.items():
+            shown.add_column(head, justify="right" if head in table["figures"] else "left", min_width=width, overflow="fold")
         for row in table["rows"]:
             shown.add_row(*cells(row, table["figures"]), style="bold" if row["kind"] == "run" else None)
+        console.width = max(console.width, sum(width + 3 for width in widths.values()) + 1)  # cells have a space on either side and a line between them
         console.print(shown)
 
 

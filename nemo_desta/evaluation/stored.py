@@ -47,6 +47,8 @@ def read_predictions(path: Path, benchmark: ZeroShotBenchmark, items: Sequence[I
         ValueError: no such file, one that cannot be read, a row without item, no row with a response field, responses of several models in one journal or
             in several files.
     """
+    if not path.exists():
+        raise ValueError(f"predictions={path} does not exist: give a run's predictions folder, a folder of response files, or one file")
     files = _files(path, benchmark.name)
     rows = list(benchmark.official_rows(files, items)) if hasattr(benchmark, "official_rows") else []
     if not rows:

@@ -57,7 +57,8 @@ def intervals(
     Returns:
         ``{"primary": [low, high] | None, "groups": {group: {value: [low, high]}}, "resamples": of figures computed anew, "primary_resamples"}``.
     """
-    groups = {group: {str(value): _wilson(row) for value, row in rows.items()} for group, rows in (whole.get("groups") or {}).items()}
+    unit = whole["primary"].get("unit")
+    groups = {group: {str(value): _wilson(row, unit) for value, row in rows.items()} for group, rows in (whole.get("groups") or {}).items()}
     primary = _of_mean(judged, whole, resamples=resamples, seed=seed)
     drawn = 0
     if primary is None or any(interval is None for rows in groups.values() for interval in rows.values()):
@@ -68,13 +69,13 @@ def intervals(
     return {"primary": primary, "groups": groups, "resamples": 0, "primary_resamples": resamples}
 
 
-def _wilson(row: Mapping[str, Any]) -> list[float] | None:
-    """Wilson's interval of a row that counts right answers; None for another figure."""
+def _wilson(row: Mapping[str, Any], unit: str | None) -> list[float] | None:
+    """Wilson's interval of a row that counts right answers, in the row's unit, else that of the primary figure; None for another figure."""
     value, correct, n = row.get("value"), row.get("correct"), row.get("n")
     if not isinstance(value, int | float) or not isinstance(correct, int | float) or not n or correct != int(correct):
         return None
-    factor = next((f for f in (1.0, 100.0) if abs(value - f * correct / n) < 1e-6), None)
-    return [factor * bound for bound in stats.wilson(int(correct), n)] if factor else None
+    factor = 100.0 if (row.get("unit") or unit) == "%" else 1.0
+    return [factor * bound for bound in stats.wilson(int(correct), n)] if abs(value - factor * correct / n) < 1e-6 else None
 
 
 def _resampled(

@@ -48,6 +48,15 @@ def test_a_run_stands_at_its_place_with_where_it_comes_from(run, tmp_path, capsy
     assert row["values"]["avg"] == 60.0
 
 
+def test_no_figure_is_cut_off_on_a_narrow_console(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([]) == 0
+    said = capsys.readouterr().out
+    tables = merge([], yaml.safe_load(PUBLISHED.read_text()), "official")
+    assert all(f" {value:.2f} " in said for table in tables.values() for row in table["rows"] for value in row["values"].values())
+    assert "…" not in said and "heldout" not in said  # of the held-out questions nothing is published
+
+
 def test_mistakes_are_told(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2 and "holds no results.json" in capsys.readouterr().err
     (tmp_path / "p.yaml").write_text("mmau: {title: t, figures: {avg: primary}, rows: [{system: s, kind: authors, values: {avg: 1}}]}")

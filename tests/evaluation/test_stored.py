@@ -175,7 +175,7 @@ def test_files_that_cannot_be_used_are_named(root, tmp_path, content, said):
 def test_a_folder_without_predictions_says_what_was_looked_for(root, tmp_path):
     items = items_of("voicebench", root / "voicebench")
     with pytest.raises(ValueError, match=r"neither voicebench\.jsonl nor voicebench\.json, nor <model>-<subset>-<split>-<modality>\.jsonl"):
-        read("voicebench", tmp_path / "nowhere", items)
+        read("voicebench", tmp_path, items)
 
 
 def test_what_a_benchmark_cannot_score_says_why(root, tmp_path, monkeypatch):
@@ -187,3 +187,5 @@ def test_what_a_benchmark_cannot_score_says_why(root, tmp_path, monkeypatch):
     results = evaluate_zero_shot(cfg, progress=False)
     assert results["benchmarks"]["voicebench"]["errors"] == {"sd-qa/usa/0": "PEDANT needs its classifier: run tools/fetch_pedant.py"}
     assert not results["complete"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "1 item has an error and counts as wrong" in page and "<dt>Problem</dt>" in page

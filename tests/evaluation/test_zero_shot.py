@@ -17,7 +17,7 @@ from nemo_desta.evaluation import benchmarks
 from nemo_desta.evaluation.benchmarks import get_benchmark
 from nemo_desta.evaluation.config import EndpointConfig, GenerationOverrides, JudgingConfig, ZeroShotConfig
 from nemo_desta.evaluation.journal import read_rows
-from nemo_desta.evaluation.report.zero_shot import summary_table
+from nemo_desta.evaluation.report.zero_shot import shown, summary_table
 from nemo_desta.evaluation.zero_shot import evaluate_zero_shot
 from tests.evaluation import toy_benchmark
 from tests.evaluation.loopback import HANGS, Act, said, serving
@@ -221,7 +221,8 @@ def test_mistakes_of_the_configuration_are_sentences(tmp_path, data):
         ({"data_root": None}, "where is the data of toy"),
         ({"prompts": {"toy": "heldout/nothing"}}, "no prompt 'heldout/nothing'"),
         ({"prompts": {"toys": "heldout"}}, r"prompts.toys: unknown benchmark 'toys': choose of "),
-        ({"predictions": str(tmp_path / "run"), "model": None}, r"neither toy\.jsonl nor toy\.json"),
+        ({"predictions": str(tmp_path), "model": None}, r"neither toy\.jsonl nor toy\.json"),
+        ({"predictions": str(tmp_path / "typo"), "model": None}, r"predictions=.*typo does not exist"),
         ({"model": str(tmp_path / "nowhere")}, "no checkpoint at"),
     ]:
         cfg = config(tmp_path, data)
@@ -272,7 +273,7 @@ CHILD = """
 import sys
 from nemo_desta.config import Precision
 from nemo_desta.evaluation import benchmarks
-from nemo_desta.evaluation.report.zero_shot import summary_table
+from nemo_desta.evaluation.report.zero_shot import shown, summary_table
 from nemo_desta.evaluation.zero_shot import evaluate_zero_shot
 from tests.evaluation.test_zero_shot import config
 from types import SimpleNamespace
@@ -328,6 +329,11 @@ def test_a_killed_run_loses_nothing_and_pays_for_nothing_twice(tmp_path):
     assert Counter(row["item"] for row in rows) == Counter([*(f"rule-{i}" for i in range(30)), *(f"judged-{i}" for i in range(20))])
     # Beyond once: what was under way at a kill (three at a time) and the line that was cut.
     assert sum(asked.values()) - len(asked) <= 3 * kills + 1
+
+
+def test_figures_are_shown_with_their_unit():
+    figures = [shown(0.5, "share"), shown(12.0, "%"), shown(12.0, "% WER"), shown(3.5, ""), shown(None, "%")]
+    assert figures == ["50.00 %", "12.00 %", "12.00 % WER", "3.50", "–"]
 
 
 def test_the_table_of_the_console_fits_into_eighty_columns():

@@ -2,8 +2,9 @@
 
 Classification is judged by an LLM (`parse_verdict`); the official rule of phase 1, equality but for case, stands beside it as ``exact_match``. Numbers are
 read from a response by an LLM where the response is not a number by itself (`parse_number`); what gives none is counted in the N/A rate. Sequences are
-measured as they are. No official scorer of phase 2 could be had when this was written: its judge's reply format, normalisation and metrics follow published
-descriptions and ports, and the results say so.
+measured as they are.
+Phase 1's rule is compared with its repository's (`nemo_desta.evaluation.official.dynamic_superb`). No official scorer of phase 2 could be had when this was
+written: its judge's reply format, normalisation and metrics follow published descriptions and ports, and the results say so.
 
 ``phase1`` holds the 55 instances of phase 1, ``phase2`` those that phase 2 added: the second phase as published is both.
 """

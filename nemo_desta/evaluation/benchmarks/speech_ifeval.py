@@ -42,19 +42,19 @@ _VERDICT = re.compile(r"(?i)(?<=result:\s)(yes|no)")
 _WHOLE_VERDICT = re.compile(r"(?i)(?<=result:\s)(yes|no)\b")
 
 
-def follows(instruction_id: str, kwargs: Mapping[str, Any], response: str, mode: Mode | str = Mode.official) -> bool:
+def follows(instruction_id: str, kwargs: Mapping[str, Any] | None, response: str, mode: Mode | str = Mode.official) -> bool:
     """Whether a response follows one instruction, by IFEval's rules with Speech-IFEval's four changes.
 
     Args:
         instruction_id: e.g. ``startend:end_checker``.
-        kwargs: its parameters; None-padded ones do no harm.
+        kwargs: its parameters; None-padded ones do no harm, and None is no parameter at all.
         response: the model's whole response.
         mode: strict draws no requirement that the parameters lack.
 
     Raises:
         ValueError: unknown instruction or mode, or a parameter is missing.
     """
-    return ifeval.follows(instruction_id, kwargs, response, variant=ifeval.Variant.speech_ifeval, mode=Mode(mode))
+    return ifeval.follows(instruction_id, kwargs or {}, response, variant=ifeval.Variant.speech_ifeval, mode=Mode(mode))
 
 
 def parse_verdict(reply: str, mode: Mode | str = Mode.official) -> bool | None:
@@ -274,7 +274,7 @@ def _item(row: Mapping[str, Any], index: int, subset: str, audios: Path, data: M
     if missing:
         raise ValueError(f"{subset}, row {index + 1}: {missing} are missing; it has {sorted(row)}")
     names = list(row.get("instruction_id_list") or ())
-    kwargs = [dict(values) for values in row.get("kwargs") or ()]
+    kwargs = [dict(values or {}) for values in row.get("kwargs") or ()]
     for name, values in zip(names, kwargs, strict=True):
         if problem := ifeval.instruction_problem(name, values, ifeval.Variant.speech_ifeval):
             raise ValueError(f"{subset}, row {index + 1}: {problem}")

@@ -155,7 +155,9 @@ _EVALUATORS: Mapping[str, Callable[[Item, str, Sequence[str], Mode], Verdict]] =
 # ---------------------------------------------------------------- IFEval
 
 
-def ifeval_scores(instruction_id_list: Sequence[str], kwargs: Sequence[Mapping[str, Any]], response: str, mode: Mode | str = Mode.official) -> dict[str, float]:
+def ifeval_scores(
+    instruction_id_list: Sequence[str], kwargs: Sequence[Mapping[str, Any] | None], response: str, mode: Mode | str = Mode.official
+) -> dict[str, float]:
     """The four official rates of one item and ``final``, their mean; fractions.
 
     Args:
@@ -175,12 +177,12 @@ def ifeval_scores(instruction_id_list: Sequence[str], kwargs: Sequence[Mapping[s
     return ifeval_rates([followed(instruction_id_list, kwargs, response, Mode(mode))])
 
 
-def given_arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters without the padding, as the official evaluator removes it: all empty values."""
-    return {name: value for name, value in kwargs.items() if value}
+def given_arguments(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Parameters without the padding, as the official evaluator removes it: all empty values. Where parquet has null for a whole set there are none."""
+    return {name: value for name, value in (kwargs or {}).items() if value}
 
 
-def followed(names: Sequence[str], kwargs: Sequence[Mapping[str, Any]], response: str, mode: Mode) -> dict[str, list[bool]]:
+def followed(names: Sequence[str], kwargs: Sequence[Mapping[str, Any] | None], response: str, mode: Mode) -> dict[str, list[bool]]:
     """Whether each instruction is followed, by IFEval's strict and by its loose reading."""
     text = without_marker(response)
     text = text[: -len("<|user|>")].strip() if text.endswith("<|user|>") else text

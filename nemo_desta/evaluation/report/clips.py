@@ -54,9 +54,10 @@ def write_clips(rows: Sequence[Row], find_cut: Callable[[str], MonoCut | None], 
         old.unlink()
     answers = {(row["item"], row["condition"]): row for row in rows}
     cards = []
+    problems: list[str] = []
     for number, row in enumerate(draw_clips(rows, count, seed), start=1):
         cut = find_cut(row["cut"])
-        file = copy_clip(cut, folder / f"{number:02d}.flac") if cut is not None else None
+        file = copy_clip(cut, folder / f"{number:02d}.flac", problems) if cut is not None else None
         cards.append(
             {
                 **{key: row[key] for key in ("item", "track", "question", "gold", "response", "parsed", "score", "cut")},
@@ -70,16 +71,23 @@ def write_clips(rows: Sequence[Row], find_cut: Callable[[str], MonoCut | None], 
                 "no_audio": answers.get((row["item"], NO_AUDIO)),
             }
         )
+    warn_of_silent(problems)
     return cards
 
 
-def copy_clip(audio: Any, path: Path) -> Path | None:
-    """Write a clip (cut or path) as a 16-bit file of one channel at its own rate; None, and a warning, where it cannot be decoded."""
+def copy_clip(audio: Any, path: Path, problems: list[str]) -> Path | None:
+    """Write a clip (cut or path) as a 16-bit file of one channel at its own rate; None, and a line in `problems`, where it cannot be decoded."""
     try:
         samples, rate = read_clip(audio)
     except ValueError as error:
-        logger.warning("a clip cannot be copied to the report: %s", error)
+        problems.append(str(error))
         return None
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, np.clip(samples, -1, 1), rate, subtype="PCM_16")
     return path
+
+
+def warn_of_silent(problems: Sequence[str]) -> None:
+    """One line for all the clips that a page cannot play: a data set without its audio has none of them."""
+    if problems:
+        logger.warning("%d clips cannot be played in the report, first: %s", len(problems), problems[0])

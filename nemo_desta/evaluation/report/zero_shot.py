@@ -11,7 +11,7 @@ from rich.table import Table
 from nemo_desta.evaluation.benchmarks.base import Judged, Mode, Status
 from nemo_desta.evaluation.model import Conversation
 from nemo_desta.evaluation.models_under_test.base import audios_of
-from nemo_desta.evaluation.report.clips import copy_clip
+from nemo_desta.evaluation.report.clips import copy_clip, warn_of_silent
 from nemo_desta.evaluation.report.figures_zero_shot import MAX_BARS, plot_group
 from nemo_desta.evaluation.report.page import environment
 from nemo_desta.evaluation.report.plots import title
@@ -28,10 +28,10 @@ SHARES = ("share", "fraction")  # units of figures from 0 to 1, shown in per cen
 
 
 def shown(value: float | None, unit: str) -> str:
-    """A figure as text: two decimals, shares in per cent."""
+    """A figure as text: two decimals, shares in per cent; what is per cent of something ("% WER") says so."""
     if value is None:
         return "–"
-    return f"{100 * value:.2f} %" if unit in SHARES else f"{value:.2f} %" if unit == "%" else f"{value:.2f}"
+    return f"{100 * value:.2f} %" if unit in SHARES else f"{value:.2f} {unit}" if unit.startswith("%") else f"{value:.2f}"
 
 
 def shown_interval(bounds: list[float] | None, unit: str) -> str:
@@ -149,12 +149,15 @@ def failure_cards(work: Any, folder: Path, *, count: int, seed: int) -> list[dic
         for queue in queues:
             if queue and len(drawn) < count:
                 drawn.append(queue.pop())
-    return [_card(work, judged, folder, number) for number, judged in enumerate(drawn, start=1)]
+    problems: list[str] = []
+    cards = [_card(work, judged, folder, number, problems) for number, judged in enumerate(drawn, start=1)]
+    warn_of_silent(problems)
+    return cards
 
 
-def _card(work: Any, judged: Judged, folder: Path, number: int) -> dict[str, Any]:
+def _card(work: Any, judged: Judged, folder: Path, number: int, problems: list[str]) -> dict[str, Any]:
     conversation: Conversation = work.benchmark.prompt(judged.item)
-    copies = [copy_clip(a["audio"], folder / f"{work.name}_{number:02d}_{k}.flac") for k, a in enumerate(audios_of(conversation), start=1)]
+    copies = [copy_clip(a["audio"], folder / f"{work.name}_{number:02d}_{k}.flac", problems) for k, a in enumerate(audios_of(conversation), start=1)]
     response = work.responses.get(judged.item.id)
     return {
         "item": judged.item.id,
@@ -163,6 +166,7 @@ def _card(work: Any, judged: Judged, folder: Path, number: int) -> dict[str, Any
         "gold": judged.item.gold,
         "response": judged.response,
         "error": response.error if response else "",
+        "problem": judged.verdict.detail.get("problem", ""),
         "parsed": judged.verdict.parsed,
         "status": judged.verdict.status.value,
         "score": judged.verdict.score,

@@ -291,6 +291,7 @@ def test_rates_by_the_formula() -> None:
 
 def test_follows_is_the_variant_of_the_benchmark() -> None:
     assert follows("change_case:english_capital", {}, "XQZ") and follows("combination:repeat_prompt", {"prompt_to_repeat": "Answer:"}, "'ANSWER: 4'")
+    assert follows("startend:quotation", None, '"x"')  # a row without parameters
     assert follows("startend:end_checker", {"end_phrase": "Bye.", "num_words": None}, 'So. "BYE."', mode="strict")
     with pytest.raises(ValueError, match="unknown instruction"):
         follows("keywords:nothing", {}, "x")

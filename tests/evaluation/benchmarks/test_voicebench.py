@@ -230,6 +230,7 @@ def test_ifeval_rates_by_hand() -> None:
         "final": 0.625,
     }
     assert ifeval_scores(names, kwargs, "", mode="strict")["final"] == 0.0
+    assert ifeval_scores(["startend:quotation"], [None], '"one"')["final"] == 1.0  # null in parquet: no parameters
     with pytest.raises(ValueError, match="2 instructions have 1 sets"):
         ifeval_scores(names, kwargs[:1], "x")
 

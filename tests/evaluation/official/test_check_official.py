@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from nemo_desta.evaluation.benchmarks.dynamic_superb_data import dimensions
 from nemo_desta.evaluation.benchmarks.sakura import TRACKS
-from nemo_desta.evaluation.official import mmau, sakura
+from nemo_desta.evaluation.official import dynamic_superb, mmau, sakura
 from nemo_desta.evaluation.official.common import Report, commit_of, import_file, run_script
 from nemo_desta.evaluation.prompts import load_prompt
 
@@ -147,6 +148,39 @@ def test_sakura_agrees_request_by_request_and_finds_another_parser_and_prompt(sa
     script.write_text(JUDGE.replace("top_p=0.9", "top_p=1.0").replace('else "none"', 'else "correct"'), encoding="utf-8")
     kinds = {difference.split(":")[0] for difference in sakura.check({"sakura": sakura_checkout}).differences}
     assert kinds == {"requests to the judge", "verdicts", "accuracies of calculate_acc.py"}
+
+
+METRIC = "def get_score(pred, ref):\n    return pred.lower() == ref.lower()\n"  # the documented rule
+
+
+@pytest.fixture
+def dynamic_superb_checkout(tmp_path):
+    for name in [*dimensions(), "Another_Task"]:
+        card = tmp_path / "dynamic_superb" / "benchmark_tasks" / name.split("_")[0] / name / "instance.json"
+        card.parent.mkdir(parents=True)
+        card.write_text(json.dumps({"name": name, "metrics": ["accuracy"]}), encoding="utf-8")
+    (tmp_path / "api" / "metrics").mkdir(parents=True)
+    (tmp_path / "api" / "metrics" / "accuracy.py").write_text(METRIC, encoding="utf-8")
+    (tmp_path / "docs").mkdir()
+    tasks = {name.split("_")[0]: dimension for name, dimension in dimensions().items()}
+    rows = "".join(f"| {dimension} | {task[:4]}-{task[4:]} | some data |\n" for task, dimension in tasks.items())
+    (tmp_path / "docs" / "task_list.md").write_text(f"Dimension | Task | Datasets |\n|---|---|---|\n{rows}", encoding="utf-8")
+    return tmp_path
+
+
+def test_dynamic_superb_agrees_with_the_documented_rule_and_finds_another(dynamic_superb_checkout):
+    root = dynamic_superb_checkout
+    report = dynamic_superb.check({"dynamic_superb": root})
+    assert report.differences == [] and "Another_Task" in report.notes[0]
+    assert report.compared["accuracies"] == 56 and report.compared["dimensions of docs/task_list.md"] == 55 and report.compared["made responses"] > 8000
+    (root / "api" / "metrics" / "accuracy.py").write_text(METRIC.replace("pred.lower()", "pred.strip().lower()"), encoding="utf-8")
+    (root / "docs" / "task_list.md").write_text("| Speaker | Sarcasm Detection | Mustard |\n", encoding="utf-8")
+    card = next(root.glob("dynamic_superb/*/SarcasmDetection/*/instance.json"))
+    card.write_text(card.read_text(encoding="utf-8").replace("accuracy", "wer"), encoding="utf-8")
+    kinds = {difference.split(":")[0] for difference in dynamic_superb.check({"dynamic_superb": root}).differences}
+    assert {"made responses", "accuracies", "metrics of cards", "dimensions of docs/task_list.md"} == kinds
+    card.unlink()
+    assert any("SarcasmDetection" in d for d in dynamic_superb.check({"dynamic_superb": root}).differences if d.startswith("instances of phase 1"))
 
 
 def test_command_line(mmau_checkout, tmp_path):

@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 
 import torch
 from jinja2.exceptions import TemplateError
-from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutput
+from torch import Tensor
 
-from nemo_desta.config import PadTo
 from nemo_desta.data.conversation import render
 from nemo_desta.data.dataset import Clip
 from nemo_desta.models.desta import DestaModel
+from nemo_desta.modules.shared_pass import SharedPass
 from nemo_desta.modules.transcriber import WhisperTranscriber
 from nemo_desta.serving.errors import bad_request
 from nemo_desta.serving.prompt import Block, Conversation
@@ -58,17 +57,7 @@ class Listener:
         self.whisper: WhisperTranscriber | None = None
         if transcripts is not Transcripts.off:
             self.whisper = _whisper(model)
-        self.shares_pass = self.whisper is not None and self._can_share(self.whisper)
-        if self.shares_pass and self.whisper is not None:
-            self.whisper.model.model.encoder.layers = nn.ModuleList()  # the connector's encoder does their work; saves their memory
-
-    def _can_share(self, whisper: WhisperTranscriber) -> bool:
-        """Whether Whisper's decoder can read what the connector's encoder made: its last layer, padded to 30 s.
-
-        Unpadded states, on which new connectors are trained, make the decoder repeat a word without end: there Whisper gets a pass of its own.
-        """
-        encoder = self.model.perception.encoder
-        return encoder.pad_to is PadTo.thirty_seconds and encoder.taps[-1] == whisper.model.config.encoder_layers - 1
+            self.shared = SharedPass(self.whisper, model.perception.encoder.taps[-1])
 
     @torch.inference_mode()
     def listen(self, asked: Conversation) -> Prompt:
@@ -96,24 +85,15 @@ class Listener:
         return [Clip("", taps_NTD=taps_NFD) for taps_NFD in self.model.taps(samples)] if samples else []
 
     def _words(self, blocks: list[Block], clips: list[Clip]) -> list[str]:
-        """Transcripts of the blocks: the caller's, or Whisper's."""
+        """Transcripts of the blocks: the caller's, or what Whisper's decoder writes from the same encoder pass."""
         waiting = [i for i, block in enumerate(blocks) if block.transcript is None]
         texts = [block.transcript or "" for block in blocks]
         if not waiting or self.whisper is None:
             return texts
-        found = self._transcripts(self.whisper, [blocks[i] for i in waiting], [clips[i] for i in waiting])
-        for i, text in zip(waiting, found, strict=True):
+        taps_TD = [taps_NTD[-1] for i in waiting if (taps_NTD := clips[i].taps_NTD) is not None]
+        for i, text in zip(waiting, self.whisper.transcribe_states(self.shared.states(taps_TD)), strict=True):
             texts[i] = text
         return texts
-
-    def _transcripts(self, whisper: WhisperTranscriber, blocks: list[Block], clips: list[Clip]) -> list[str]:
-        """What Whisper's decoder writes, from one encoder pass."""
-        encoder = whisper.model.model.encoder
-        if self.shares_pass:
-            taps_CFD = torch.stack([clip.taps_NTD[-1] for clip in clips if clip.taps_NTD is not None])
-            return whisper.transcribe_states(BaseModelOutput(last_hidden_state=encoder.layer_norm(taps_CFD.to(encoder.layer_norm.weight.dtype))))
-        features_CMF, _ = whisper.log_mel([block.samples_T for block in blocks], PadTo.thirty_seconds)
-        return whisper.transcribe_states(BaseModelOutput(last_hidden_state=encoder(features_CMF.to(whisper.model.device)).last_hidden_state))
 
 
 def _whisper(model: DestaModel) -> WhisperTranscriber:

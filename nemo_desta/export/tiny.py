@@ -128,11 +128,14 @@ def _write_whisper(folder: Path) -> None:
     token = _WHISPER_WORDS.index
     whisper.generation_config = GenerationConfig(
         **ids,
+        max_length=448,
         is_multilingual=True,
         task="transcribe",
         lang_to_id={"<|en|>": token("<|en|>")},
         task_to_id={task: token(f"<|{task}|>") for task in ("transcribe", "translate")},
         no_timestamps_token_id=token("<|notimestamps|>"),
+        suppress_tokens=[i for i, word in enumerate(_WHISPER_WORDS) if word.startswith("<") and i != ids["eos_token_id"]],
+        begin_suppress_tokens=[ids["eos_token_id"]],  # at least one syllable
         return_timestamps=False,
     )
     whisper.save_pretrained(folder)

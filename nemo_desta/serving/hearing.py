@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 
 import torch
 from jinja2.exceptions import TemplateError
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
 
+from nemo_desta.config import PadTo
 from nemo_desta.data.conversation import render
 from nemo_desta.data.dataset import Clip
 from nemo_desta.models.desta import DestaModel
-from nemo_desta.modules.shared_pass import SharedPass
 from nemo_desta.modules.transcriber import WhisperTranscriber
+from nemo_desta.modules.whisper import WhisperRest
 from nemo_desta.serving.errors import bad_request
 from nemo_desta.serving.prompt import Block, Conversation
 from nemo_desta.serving.settings import Transcripts
@@ -55,9 +57,10 @@ class Listener:
         self.model, self.transcripts = model, transcripts
         self.layout = replace(model.layout, max_transcript_tokens=None)  # as `DestaModel.generate`: only training cuts transcripts
         self.whisper: WhisperTranscriber | None = None
+        self.rest: WhisperRest | None = None  # from the connector's last tap to what Whisper's decoder reads; None where Whisper hears for itself
         if transcripts is not Transcripts.off:
             self.whisper = _whisper(model)
-            self.shared = SharedPass(self.whisper, model.perception.encoder.taps[-1])
+            self.rest = _rest(model, self.whisper)
 
     @torch.inference_mode()
     def listen(self, asked: Conversation) -> Prompt:
@@ -85,15 +88,36 @@ class Listener:
         return [Clip("", taps_NTD=taps_NFD) for taps_NFD in self.model.taps(samples)] if samples else []
 
     def _words(self, blocks: list[Block], clips: list[Clip]) -> list[str]:
-        """Transcripts of the blocks: the caller's, or what Whisper's decoder writes from the same encoder pass."""
+        """Transcripts of the blocks: the caller's, or what Whisper's decoder writes."""
         waiting = [i for i, block in enumerate(blocks) if block.transcript is None]
         texts = [block.transcript or "" for block in blocks]
         if not waiting or self.whisper is None:
             return texts
-        taps_TD = [taps_NTD[-1] for i in waiting if (taps_NTD := clips[i].taps_NTD) is not None]
-        for i, text in zip(waiting, self.whisper.transcribe_states(self.shared.states(taps_TD)), strict=True):
+        states = self._states(self.whisper, [blocks[i] for i in waiting], [clips[i] for i in waiting])
+        for i, text in zip(waiting, self.whisper.transcribe_states(states), strict=True):
             texts[i] = text
         return texts
+
+    def _states(self, whisper: WhisperTranscriber, blocks: list[Block], clips: list[Clip]) -> BaseModelOutput:
+        """What Whisper's decoder reads: the rest of the connector's encoder pass, or one pass of its own."""
+        if self.rest is None:
+            return whisper.encode(whisper.log_mel([block.samples_T for block in blocks], PadTo.thirty_seconds)[0])
+        taps_CFD = torch.stack([clip.taps_NTD[-1] for clip in clips if clip.taps_NTD is not None])
+        return BaseModelOutput(last_hidden_state=self.rest(taps_CFD.to(self.rest.norm.weight)))
+
+
+def _rest(model: DestaModel, whisper: WhisperTranscriber) -> WhisperRest | None:
+    """What Whisper's encoder does behind the connector's last tap, where its decoder can read on from there; its other blocks are given up with their memory.
+
+    It can where clips are padded to 30 s. From unpadded states, on which new connectors are trained, it repeats words without end; states of silence put behind
+    a clip's own help some clips only (docs/serving.md).
+    """
+    encoder = model.perception.encoder
+    if encoder.pad_to is not PadTo.thirty_seconds:
+        return None
+    rest = WhisperRest(whisper.model.model.encoder, encoder.taps[-1] + 1)
+    whisper.model.model.encoder.layers = nn.ModuleList()
+    return rest
 
 
 def _whisper(model: DestaModel) -> WhisperTranscriber:

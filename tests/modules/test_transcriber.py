@@ -12,9 +12,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from nemo_desta.config import PadTo
 from nemo_desta.export.tiny import make_tiny_checkpoint
-from nemo_desta.modules.shared_pass import SILENT_MEL, SharedPass
 from nemo_desta.modules.transcriber import WhisperTranscriber
-from nemo_desta.modules.whisper import WhisperTaps
+from nemo_desta.modules.whisper import WhisperRest, WhisperTaps
 from tests.tiny import tiny_whisper
 
 
@@ -98,31 +97,13 @@ def test_a_clip_is_encoded_once_and_gets_the_words_of_generate(whole):
 
 
 @pytest.mark.parametrize("last", [1, 3])
-def test_a_shared_pass_gives_the_decoder_the_encoders_own_states(whole, last):
-    own = copy.deepcopy(whole)
-    encoder = WhisperTaps(copy.deepcopy(whole.model.model.encoder), taps=(0, last), pad_to=PadTo.longest)
-    whole_clip, short = torch.randn(480_000, generator=torch.Generator().manual_seed(0)), tones(1)[0]
-    features, lengths = encoder.featurizer([whole_clip, short], PadTo.longest)
-    taps_NBTD, mask_BT = encoder.encode(features, lengths)
-    shared = SharedPass(own, last)
-    states = shared.states([tap[mask] for tap, mask in zip(taps_NBTD[-1], mask_BT, strict=True)]).last_hidden_state
-    assert states.shape == (2, 1500, 32) and len(own.model.model.encoder.layers) == 0
-    # A clip of 30 s has no padding: its states are those of Whisper's own encoder.
-    assert torch.allclose(states[:1], whole.encode(whole.log_mel([whole_clip], PadTo.thirty_seconds)[0]).last_hidden_state, atol=1e-4)
-    silence = whole.encode(torch.full((1, 80, 3000), -1.5)).last_hidden_state[0]
-    frames = int(mask_BT[1].sum())
-    assert torch.allclose(states[1, frames:], silence[frames:], atol=1e-5) and not torch.allclose(states[1, :frames], silence[:frames], atol=1e-2)
-    assert len(own.transcribe_states(shared.states([taps_NBTD[-1, 1, :frames]]))) == 1
-
-
-def test_silence_is_what_the_front_end_makes_of_zeros(whole):
-    features, _ = whole.log_mel([torch.zeros(8_000)], PadTo.thirty_seconds)
-    assert torch.equal(features, torch.full_like(features, SILENT_MEL))
-
-
-def test_a_connector_on_another_whisper_is_named(whole):
-    with pytest.raises(ValueError, match="listens to block 7, the transcribing Whisper has 4"):
-        SharedPass(copy.deepcopy(whole), 7)
+def test_the_rest_of_an_encoder_gives_the_decoder_whispers_own_states(whole, last):
+    encoder = WhisperTaps(copy.deepcopy(whole.model.model.encoder), taps=(0, last), pad_to=PadTo.thirty_seconds)
+    features, lengths = encoder.featurizer(tones(2), PadTo.thirty_seconds)
+    taps_NBTD, _ = encoder.encode(features, lengths)
+    rest = WhisperRest(whole.model.model.encoder, last + 1)
+    assert len(rest.blocks) == 3 - last
+    assert torch.allclose(rest(taps_NBTD[-1]), whole.encode(features).last_hidden_state, atol=1e-4)
 
 
 def test_features_follow_the_model(model, monkeypatch):

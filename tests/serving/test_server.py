@@ -135,14 +135,14 @@ def test_a_requests_sound_is_encoded_once(tmp_path, monkeypatch, pad_to):
     reference = WhisperTranscriber.from_pretrained(tmp_path / "whisper")
     wanted = reference.encode(reference.log_mel(sounds, PadTo.thirty_seconds)[0]).last_hidden_state
     listener = Listener(model, Transcripts.whisper)
-    assert len(listener.whisper.model.model.encoder.layers) == 0  # from here on it cannot hear by itself
+    shares = pad_to is PadTo.thirty_seconds
+    assert len(listener.whisper.model.model.encoder.layers) == (0 if shares else 4)  # without its layers it cannot hear by itself
     monkeypatch.setattr(encoder, "encode", lambda *a: passes.append(len(a[0])) or own(*a))
     monkeypatch.setattr(WhisperTranscriber, "transcribe_states", lambda self, states: heard.append(states.last_hidden_state) or transcribe(self, states))
     blocks = [Block(0, 0, 0.5, sounds[0], None), Block(0, 0.5, 1.3, sounds[1], None)]
     prompt = listener.listen(Conversation([{"role": "user", "content": "<|AUDIO|>\n<|AUDIO|>\n\nWhat?"}], blocks))
-    assert passes == [2] and len(heard) == 1 and heard[0].shape == wanted.shape and all(prompt.transcripts)
-    if pad_to is PadTo.thirty_seconds:
-        assert torch.allclose(heard[0], wanted, atol=1e-4) and prompt.transcripts == reference.transcribe(sounds)
+    assert passes == [2] and len(heard) == 1 and torch.allclose(heard[0], wanted, atol=1e-4)
+    assert all(prompt.transcripts) and prompt.transcripts == reference.transcribe(sounds)
 
 
 def test_the_program_serves_and_ends_with_a_signal(model, tmp_path):

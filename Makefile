@@ -79,11 +79,14 @@ demo-ci: $(STAMP)
 engines: $(STAMP)
 	@$(PIP) --quiet --no-build-isolation $(PIP_INDEX) -e '.[engines]'
 
-## make demo-export  the demo's model as a bundle in RUN_DIR/bundle: audio tower as ONNX and TensorRT-RTX engine, LLM for Hugging Face engines;
-##                compared with PyTorch on held-out clips (after make demo and make engines)
+## make demo-export  the demo's model as a bundle in RUN_DIR/bundle: audio tower and LLM with KV cache as ONNX and TensorRT-RTX engines, LLM for
+##                Hugging Face engines; compared with PyTorch on held-out clips, greedy answers token for token; the tower once more in fp16, RUN_DIR/bundle-fp16
+##                (after make demo and make engines)
 demo-export: $(STAMP)
-	@$(BIN)/python examples/export_trtllm.py --config-name=export checkpoint=$(RUN_DIR)/train output=$(RUN_DIR)/bundle \
-	  'clips=[$(RUN_DIR)/corpus/cuts_test.jsonl.gz]' 'targets=[onnx,tensorrt_rtx,hf]'
+	@$(BIN)/python examples/export_trtllm.py --config-name=export checkpoint=$(RUN_DIR)/train output=$(RUN_DIR)/bundle dtype=float32 \
+	  'clips=[$(RUN_DIR)/corpus/cuts_test.jsonl.gz]' 'targets=[onnx,onnx_decoder,tensorrt_rtx,hf]'
+	@$(BIN)/python examples/export_trtllm.py --config-name=export checkpoint=$(RUN_DIR)/train output=$(RUN_DIR)/bundle-fp16 \
+	  'clips=[$(RUN_DIR)/corpus/cuts_test.jsonl.gz]' 'targets=[onnx,tensorrt_rtx]'
 
 ## make test      all tests that need no GPU, after fetching the ci tier's assets
 # Without a network the tests that need assets are skipped with a reason; under CI=true a missing asset is a failure.

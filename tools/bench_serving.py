@@ -3,10 +3,14 @@
     python examples/serve.py checkpoint=DIR &
     python tools/bench_serving.py --target pytorch=http://127.0.0.1:8000/v1 --clips runs/mini/corpus --requests 32 --output docs/benchmarks/serving.md
     python tools/bench_serving.py --target pytorch=http://gpu:8000/v1 --target vllm=http://gpu:8001/v1 --clips CLIPS --checkpoint DIR
+    python tools/bench_serving.py --target pytorch=http://127.0.0.1:8000/v1 --bundle BUNDLE --transcript '' --clips CLIPS
 
 Each target is asked at every concurrency with the same clips and questions, greedily, after two requests that are not counted. Time to first token
 counts from the start of sending to the first piece of text, so it holds upload, queue, encoder, transcript and prompt; tokens/s and requests/s are over the
 wall time of the whole level. `--checkpoint` adds the encoder's real-time factor (seconds of work per second of sound), measured in this process.
+
+`--bundle` adds ONNX Runtime on an exported bundle (targets onnx, onnx_decoder and hf), in this process and without HTTP. It has no queue: as many requests
+as the concurrency says are answered as one batch, which ends with its longest answer. It has no Whisper decoder either, hence `--transcript`.
 """
 
 import argparse
@@ -18,8 +22,9 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +32,8 @@ import httpx
 import soundfile
 
 SUFFIXES = (".wav", ".flac", ".mp3")
+Way = Callable[[Sequence[dict[str, Any]], int], tuple["Level", list[str | None]]]
+"""Requests and a concurrency to figures and answers."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +122,79 @@ def measure(name: str, url: str, requests: Sequence[dict[str, Any]], concurrency
         began = time.perf_counter()
         answers = list(pool.map(one, jobs))
         seconds = time.perf_counter() - began
+    return summary(name, concurrency, answers, seconds)
+
+
+def summary(name: str, concurrency: int, answers: Sequence[Answer | None], seconds: float) -> tuple[Level, list[str | None]]:
+    """Figures of a level, and the answers' texts."""
     good = [answer for answer in answers if answer is not None]
     firsts = sorted(1000 * a.first for a in good if a.first is not None) or [float("nan")]
     tokens = sum(a.tokens for a in good) / seconds
     p95 = firsts[min(len(firsts) - 1, int(0.95 * len(firsts)))]
-    level = Level(name, concurrency, len(jobs), len(jobs) - len(good), statistics.median(firsts), p95, tokens, len(good) / seconds)
+    level = Level(name, concurrency, len(answers), len(answers) - len(good), statistics.median(firsts), p95, tokens, len(good) / seconds)
     return level, [answer.text if answer else None for answer in answers]
+
+
+class BundleTarget:
+    """ONNX Runtime on an exported bundle, asked what the servers are asked.
+
+    Args:
+        bundle: with the targets onnx, onnx_decoder and hf.
+        threads: of ONNX Runtime; 0 = its own choice.
+
+    Raises:
+        ValueError: a part is missing.
+    """
+
+    def __init__(self, bundle: Path, threads: int) -> None:
+        from transformers import AutoTokenizer
+
+        from nemo_desta.data.conversation import AudioLayout
+        from nemo_desta.export.runtime import OnnxModel
+
+        if not (bundle / "llm" / "hf").is_dir():
+            raise ValueError(f"{bundle} has no llm/hf, whose tokenizer is needed: export it with targets=[onnx,onnx_decoder,hf]")
+        self.model = OnnxModel(bundle, threads=threads)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(bundle / "llm" / "hf")
+        card = self.model.tower.contract
+        self.layout = AudioLayout(card["placeholder_token"], card["num_queries"], None)
+
+    def measure(self, name: str, requests: Sequence[dict[str, Any]], concurrency: int) -> tuple[Level, list[str | None]]:
+        """All requests, as many at a time as the concurrency says."""
+        began = time.perf_counter()
+        answers: list[Answer | None] = [a for i in range(0, len(requests), concurrency) for a in self._batch(requests[i : i + concurrency])]
+        return summary(name, concurrency, answers, time.perf_counter() - began)
+
+    def _batch(self, requests: Sequence[dict[str, Any]]) -> list[Answer]:
+        from nemo_desta.serving.audio import decode_clip, from_base64
+
+        began = time.perf_counter()
+        sounds = [request["messages"][-1]["content"][0]["input_audio"] for request in requests]
+        clips = [decode_clip(from_base64(sound["data"], param="data"), max_seconds=30, param="data") for sound in sounds]
+        prompts = [self._prompt(request, row) for row, request in enumerate(requests)]
+        ids: list[list[int]] = [[] for _ in requests]
+        first = 0.0
+        embeds, mask = self.model.decoder.embed(prompts, self.model.tower(clips))
+        for tokens in self.model.decoder.stream(embeds, mask, requests[0]["max_tokens"]):
+            first = first or time.perf_counter() - began
+            for answer, token in zip(ids, tokens, strict=True):
+                answer += [] if token is None else [token]
+        whole = time.perf_counter() - began
+        return [Answer(first, whole, len(answer), self.tokenizer.decode(answer, skip_special_tokens=True).strip()) for answer in ids]
+
+    def _prompt(self, request: dict[str, Any], row: int) -> Any:
+        """The prompt that `examples/serve.py` makes of the same request."""
+        from nemo_desta.data.conversation import AUDIO_LOCATOR, render
+        from nemo_desta.export.runtime import Prompt
+        from nemo_desta.serving.settings import ServeConfig
+
+        sound, question = request["messages"][-1]["content"]
+        turns = [
+            {"role": "system", "content": str(ServeConfig.system_prompt)},
+            {"role": "user", "content": f"{AUDIO_LOCATOR}\n\n{question['text']}"},
+        ]
+        rendered = render(turns, self.tokenizer, self.layout, transcripts=[sound["input_audio"]["transcript"]])  # type: ignore[arg-type]
+        return Prompt(rendered.input_ids, rendered.audio_spans, [row])
 
 
 def real_time_factor(checkpoint: str, clips: Sequence[Path], device: str) -> float:
@@ -161,11 +235,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         targets = [(name, url.rstrip("/")) for name, _, url in (target.partition("=") for target in args.target)]
         clips = find_clips(args.clips, args.requests)
         requests = [body(clips[i % len(clips)], args.question, args.max_tokens, args.transcript) for i in range(args.requests)]
+        ways: dict[str, Way] = {name: partial(measure, name, url, key=args.api_key) for name, url in targets}
+        if args.bundle:
+            ways["onnxruntime"] = partial(BundleTarget(Path(args.bundle), args.threads).measure, "onnxruntime")
         levels, said = [], {}
-        for name, url in targets:
-            measure(name, url, requests[:2], 1, args.api_key)
+        for name, way in ways.items():
+            way(requests[:2], 1)
             for concurrency in args.concurrency:
-                level, said[name, concurrency] = measure(name, url, requests, concurrency, args.api_key)
+                level, said[name, concurrency] = way(requests, concurrency)
                 levels.append(level)
                 sys.stderr.write(f"{level}\n")
         text = table(levels, _notes(args, clips, said))
@@ -196,7 +273,9 @@ def _notes(args: argparse.Namespace, clips: Sequence[Path], said: dict[tuple[str
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", action="append", required=True, metavar="NAME=URL", help="a server: name for the table, address of its /v1; repeatable")
+    parser.add_argument("--target", action="append", default=[], metavar="NAME=URL", help="a server: name for the table, address of its /v1; repeatable")
+    parser.add_argument("--bundle", help="an exported bundle: adds a row for ONNX Runtime on it, in this process; needs --transcript")
+    parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime, for --bundle (default: its own choice)")
     parser.add_argument("--clips", nargs="+", required=True, help="sound files (wav, flac, mp3) or folders of them")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 4, 16], help="requests at the same time (default: 1 4 16)")
     parser.add_argument("--requests", type=int, default=32, help="requests at each concurrency (default: 32)")
@@ -209,6 +288,10 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--machine", help="a note about the servers' machine, for the table")
     parser.add_argument("--output", help="Markdown file to write")
     args = parser.parse_args(arguments)
+    if not args.target and not args.bundle:
+        parser.error("nothing to measure: name servers with --target NAME=URL, or a bundle with --bundle")
+    if args.bundle and args.transcript is None:
+        parser.error("--bundle has no Whisper decoder: give every target the same words with --transcript ('' = none)")
     for target in args.target:
         if not target.partition("=")[2].startswith(("http://", "https://")):
             parser.error(f"--target {target}: it must be NAME=http://host:port/v1")

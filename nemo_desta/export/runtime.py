@@ -6,7 +6,7 @@ Shape suffixes: B rows, T tokens, S new tokens, P past tokens, C clips, Q query 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,21 +126,26 @@ class OnnxDecoder:
             max_new_tokens: limit.
             stop_ids: end-of-turn tokens; None = the LLM's own.
         """
-        stops = set(self.config["stop_ids"] if stop_ids is None else stop_ids)
-        logits_BV, past = self.step(embeds_BTH, mask_BT, None)
         answers: list[list[int]] = [[] for _ in embeds_BTH]
-        running = [True] * len(answers)
-        for _ in range(max_new_tokens):
-            tokens_B = logits_BV.argmax(axis=-1)
-            for row, token in enumerate(tokens_B.tolist()):
-                if running[row]:
-                    answers[row].append(token)
-                    running[row] = token not in stops
-            if not any(running) or max(map(len, answers)) == max_new_tokens:
-                break
-            mask_BT = np.concatenate([mask_BT, np.ones((len(answers), 1), np.int64)], axis=1)
-            logits_BV, past = self.step(self.embedding_VH[tokens_B][:, None], mask_BT, past)
+        for tokens in self.stream(embeds_BTH, mask_BT, max_new_tokens, stop_ids):
+            for answer, token in zip(answers, tokens, strict=True):
+                if token is not None:
+                    answer.append(token)
         return answers
+
+    def stream(self, embeds_BTH: Array, mask_BT: Array, max_new_tokens: int, stop_ids: Sequence[int] | None = None) -> Iterator[list[int | None]]:
+        """The same token by token: in each step one of every row, None where the row has ended."""
+        stops = set(self.config["stop_ids"] if stop_ids is None else stop_ids)
+        running = [True] * len(embeds_BTH)
+        logits_BV, past = self.step(embeds_BTH, mask_BT, None)
+        for count in range(1, max_new_tokens + 1):
+            tokens_B = logits_BV.argmax(axis=-1)
+            yield [token if alive else None for token, alive in zip(tokens_B.tolist(), running, strict=True)]
+            running = [alive and token not in stops for alive, token in zip(running, tokens_B.tolist(), strict=True)]
+            if not any(running) or count == max_new_tokens:
+                return
+            mask_BT = np.concatenate([mask_BT, np.ones((len(running), 1), np.int64)], axis=1)
+            logits_BV, past = self.step(self.embedding_VH[tokens_B][:, None], mask_BT, past)
 
     def step(self, embeds_BSH: Array, mask_BT: Array, past: list[Array] | None) -> tuple[Array, list[Array]]:
         """Run the new tokens: logits [B, V] (float32) behind the last of them, and the keys and values of all tokens so far."""

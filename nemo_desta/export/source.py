@@ -89,20 +89,38 @@ def open_source(cfg: ExportConfig) -> Source:
     Raises:
         ValueError: what does not fit, and what to change.
     """
-    if cfg.checkpoint == TINY_RANDOM:
-        folder = make_tiny_checkpoint(Path(cfg.output).absolute().with_name(Path(cfg.output).name + ".tiny-random"))
+    made = Path(cfg.output).absolute().with_name(Path(cfg.output).name + ".tiny-random")
+    source = find_source(cfg.checkpoint, made, llm=cfg.llm, encoder=cfg.encoder)
+    check_llm(source, cfg)
+    return source
+
+
+def find_source(checkpoint: str, made: Path, *, llm: str | None = None, encoder: str | None = None) -> Source:
+    """Find a checkpoint with its encoder and LLM; that they belong together is checked by configurations and file headers alone.
+
+    Args:
+        checkpoint: checkpoint directory, a training run (its last checkpoint), ``owner/name`` on the hub, or ``tiny-random``.
+        made: where to write the made model ``tiny-random``.
+        llm: another place of the checkpoint's LLM.
+        encoder: another place of the checkpoint's encoder.
+
+    Raises:
+        ValueError: it is no checkpoint, tensors are missing, the connector belongs to another encoder or LLM, or the tokenizer to another LLM.
+    """
+    if checkpoint == TINY_RANDOM:
+        folder = make_tiny_checkpoint(made)
     else:
-        folder = build.locate_checkpoint(cfg.checkpoint)
+        folder = build.locate_checkpoint(checkpoint)
         if not (folder / CONFIG_FILE).is_file():
             folder = latest_checkpoint(folder) or folder  # of a training run
     card = read_config(folder)
-    overrides = {key: value for key, value in (("llm", cfg.llm), ("encoder", cfg.encoder)) if value is not None}
+    overrides = {key: value for key, value in (("llm", llm), ("encoder", encoder)) if value is not None}
     model_config, _ = build.model_config(card, overrides)
     llm_folder = _local(model_config.llm)
     raw = json.loads((llm_folder / "config.json").read_text(encoding="utf-8"))
     source = Source(folder, card, model_config, llm_folder, raw)
     check_connector(source)
-    check_llm(source, cfg)
+    check_vocabulary(source)
     return source
 
 
@@ -153,18 +171,26 @@ def _connector_shapes(source: Source, width_in_file: int) -> dict[str, tuple[int
     return {name: tuple(tensor.shape) for name, tensor in connector.state_dict().items()}
 
 
+def check_vocabulary(source: Source) -> None:
+    """Check that the LLM knows every id a prompt may hold.
+
+    Raises:
+        ValueError: tokenizer and LLM do not belong together.
+    """
+    tokenizer: Any = build.load_tokenizer(source.model_config.llm)
+    ids = tokenizer(source.card.placeholder_token, add_special_tokens=False)["input_ids"]
+    highest, size = max([*ids, len(tokenizer) - 1]), source.llm_raw["vocab_size"]
+    if highest >= size:
+        raise ValueError(f"the prompt needs token id {highest}, the LLM's vocabulary ends at {size - 1}: tokenizer and LLM do not belong together")
+
+
 def check_llm(source: Source, cfg: ExportConfig) -> None:
     """Check the LLM against the targets.
 
     Raises:
-        ValueError: the architecture cannot be exported, does not split over tp x pp or into quantisation groups, or lacks prompt ids.
+        ValueError: the architecture cannot be exported, or does not split over tp x pp or into quantisation groups.
     """
     raw = source.llm_raw
-    tokenizer: Any = build.load_tokenizer(source.model_config.llm)
-    ids = tokenizer(source.card.placeholder_token, add_special_tokens=False)["input_ids"]
-    highest = max([*ids, len(tokenizer) - 1])
-    if highest >= raw["vocab_size"]:
-        raise ValueError(f"the prompt needs token id {highest}, the LLM's vocabulary ends at {raw['vocab_size'] - 1}: tokenizer and LLM do not belong together")
     if not {Target.trtllm, Target.trtllm_pytorch, Target.onnx_decoder} & set(cfg.targets):
         return
     shape = LlmShape.from_config(raw)

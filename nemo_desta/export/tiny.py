@@ -33,7 +33,7 @@ def make_tiny_checkpoint(folder: Path, *, family: str = "llama", pad_to: PadTo =
     from nemo_desta.models import DestaModel
 
     checkpoint = folder / "checkpoint"
-    if (checkpoint / "model.safetensors").is_file():
+    if (checkpoint / "model.safetensors").is_file() and (folder / "whisper" / "tokenizer.json").is_file():
         return checkpoint
     state = torch.random.get_rng_state()
     try:
@@ -70,7 +70,7 @@ def _write_llm(folder: Path, family: str) -> None:
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
+        "max_position_embeddings": 2048,  # room for what the made Whisper says: it seldom ends before the transcriber's limit
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.eos_token_id,
         "bos_token_id": None,
@@ -118,10 +118,44 @@ def _tokenizer():  # type: ignore[no-untyped-def]
 
 
 def _write_whisper(folder: Path) -> None:
-    from transformers import WhisperConfig, WhisperForConditionalGeneration
+    """A whole Whisper, decoder and tokenizer included: what it writes has no sense, but a server with it runs the whole way."""
+    from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
     sizes = {"d_model": 32, "encoder_layers": 4, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    sizes |= {"encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "num_mel_bins": 80, "vocab_size": 64}
+    sizes |= {"encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "num_mel_bins": 80, "vocab_size": len(_WHISPER_WORDS)}
     ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 3}
-    WhisperForConditionalGeneration(WhisperConfig(**sizes, **ids)).save_pretrained(folder)
+    whisper = WhisperForConditionalGeneration(WhisperConfig(**sizes, **ids))
+    token = _WHISPER_WORDS.index
+    whisper.generation_config = GenerationConfig(
+        **ids,
+        max_length=448,
+        is_multilingual=True,
+        task="transcribe",
+        lang_to_id={"<|en|>": token("<|en|>")},
+        task_to_id={task: token(f"<|{task}|>") for task in ("transcribe", "translate")},
+        no_timestamps_token_id=token("<|notimestamps|>"),
+        suppress_tokens=[i for i, word in enumerate(_WHISPER_WORDS) if word.startswith("<") and i != ids["eos_token_id"]],
+        begin_suppress_tokens=[ids["eos_token_id"]],  # at least one syllable
+        return_timestamps=False,
+    )
+    whisper.save_pretrained(folder)
+    _whisper_tokenizer().save_pretrained(folder)
     assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] == "whisper"
+
+
+_WHISPER_WORDS = [
+    *("<pad>", "<bos>", "<|endoftext|>", "<|startoftranscript|>"),
+    *(first + second for first in "bdfgklmnprstvz" for second in "aeio"),
+    *("<|en|>", "<|transcribe|>", "<|translate|>", "<|notimestamps|>"),
+]
+
+
+def _whisper_tokenizer():  # type: ignore[no-untyped-def]
+    """A syllable a token."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(_WHISPER_WORDS)}, unk_token="<pad>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    marks = [word for word in _WHISPER_WORDS if word.startswith("<|")]
+    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|endoftext|>", pad_token="<pad>", bos_token="<bos>", additional_special_tokens=marks)

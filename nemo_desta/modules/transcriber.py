@@ -4,7 +4,7 @@ Shape legend: B clips, M mel bins, F mel frames.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -61,23 +61,15 @@ class WhisperTranscriber:
     @torch.inference_mode()
     def transcribe(self, samples: Sequence[Tensor], *, batch_size: int = 8) -> list[str]:
         """Transcripts of 16 kHz mono clips; empty where nobody speaks."""
-        texts: list[str] = []
-        for start in range(0, len(samples), batch_size):
-            features_BMF, _ = self.log_mel(samples[start : start + batch_size], PadTo.thirty_seconds)
-            texts += self._batch(features_BMF.to(self.model.device))
-        return texts
+        return [text for states in self._batches(samples, batch_size) for text in self.transcribe_states(states)]
 
     @torch.inference_mode()
     def transcribe_states(self, states: BaseModelOutput) -> list[str]:
         """Transcripts of clips whose encoder states [B, T, D] (behind the encoder's last LayerNorm) are known: no further encoder pass."""
-        assert states.last_hidden_state is not None
-        clips, token = len(states.last_hidden_state), self._no_speech_token()
-        silent = [False] * clips if token is None else (self._first_step(clips, encoder_outputs=states)[:, token] > NO_SPEECH_THRESHOLD).tolist()
-        speaking = [i for i, quiet in enumerate(silent) if not quiet]
-        texts = [""] * clips
+        speaking = [i for i, quiet in enumerate(self._silent(states)) if not quiet]
+        texts = [""] * _clips(states)
         if speaking:
-            spoken = BaseModelOutput(last_hidden_state=states.last_hidden_state[speaking])
-            ids = self.model.generate(encoder_outputs=spoken, task="transcribe", max_new_tokens=MAX_TOKENS, do_sample=False)
+            ids = self.model.generate(encoder_outputs=_rows(states, speaking), task="transcribe", max_new_tokens=MAX_TOKENS, do_sample=False)
             for i, row in zip(speaking, ids, strict=True):
                 texts[i] = self.tokenizer.decode(row, skip_special_tokens=True).strip()  # type: ignore[attr-defined]
         return texts
@@ -86,49 +78,58 @@ class WhisperTranscriber:
     def transcribe_scored(self, samples: Sequence[Tensor], *, batch_size: int = 8) -> list[tuple[str, float]]:
         """Like `transcribe`, each text with the geometric mean of its tokens' probabilities (0 where nobody speaks)."""
         scored: list[tuple[str, float]] = []
-        for start in range(0, len(samples), batch_size):
-            features_BMF, _ = self.log_mel(samples[start : start + batch_size], PadTo.thirty_seconds)
-            features_BMF = features_BMF.to(self.model.device)
-            silent = self.no_speech_probability(features_BMF) > NO_SPEECH_THRESHOLD
-            for features_MF, nobody in zip(features_BMF, silent.tolist(), strict=True):
-                scored.append(("", 0.0) if nobody else self._scored(features_MF[None]))
+        for states in self._batches(samples, batch_size):
+            scored += [("", 0.0) if nobody else self._scored(_rows(states, [i])) for i, nobody in enumerate(self._silent(states))]
         return scored
 
-    def _scored(self, features_BMF: Tensor) -> tuple[str, float]:
+    def _scored(self, states: BaseModelOutput) -> tuple[str, float]:
         """One clip; alone, because the padding of a batch has scores too."""
         settings = {"task": "transcribe", "max_new_tokens": MAX_TOKENS, "do_sample": False, "return_dict_in_generate": True, "output_scores": True}
-        out = self.model.generate(features_BMF, **settings)
+        out = self.model.generate(encoder_outputs=states, **settings)
         new = out.sequences[0, -len(out.scores) :]
         # The logits behind the suppressed tokens: a suppressed one never stands in the answer.
         log_probs = [scores[0].float().log_softmax(-1)[token].item() for scores, token in zip(out.scores, new.tolist(), strict=True)]
         text = self.tokenizer.decode(out.sequences[0], skip_special_tokens=True).strip()  # type: ignore[attr-defined]
         return text, math.exp(sum(log_probs) / len(log_probs)) if log_probs else 0.0
 
-    def _batch(self, features_BMF: Tensor) -> list[str]:
-        silent = self.no_speech_probability(features_BMF) > NO_SPEECH_THRESHOLD
-        speaking = (~silent).nonzero().squeeze(-1)
-        texts = [""] * len(features_BMF)
-        if speaking.numel():
-            ids = self.model.generate(features_BMF[speaking], task="transcribe", max_new_tokens=MAX_TOKENS, do_sample=False)
-            for i, row in zip(speaking.tolist(), ids, strict=True):
-                texts[i] = self.tokenizer.decode(row, skip_special_tokens=True).strip()  # type: ignore[attr-defined]
-        return texts
+    def _batches(self, samples: Sequence[Tensor], batch_size: int) -> Iterator[BaseModelOutput]:
+        """Encoder states [B, T, D] of the clips, a batch at a time: the one encoder pass of a clip, which every decoding step below shares."""
+        for start in range(0, len(samples), batch_size):
+            features_BMF, _ = self.log_mel(samples[start : start + batch_size], PadTo.thirty_seconds)
+            yield self.encode(features_BMF)
 
-    def no_speech_probability(self, features_BMF: Tensor) -> Tensor:
+    @torch.inference_mode()
+    def encode(self, features_BMF: Tensor) -> BaseModelOutput:
+        """Encoder states [B, T, D] of features that are padded to 30 s."""
+        features_BMF = features_BMF.to(self.model.device, self.model.dtype)
+        return BaseModelOutput(last_hidden_state=self.model.model.encoder(features_BMF).last_hidden_state)
+
+    def _silent(self, states: BaseModelOutput) -> list[bool]:
+        return [probability > NO_SPEECH_THRESHOLD for probability in self.no_speech_probability(states).tolist()]
+
+    @torch.inference_mode()
+    def no_speech_probability(self, states: BaseModelOutput) -> Tensor:
         """Probability [B] of the no-speech token as the decoder's first output; zeros where the vocabulary has none."""
-        token = self._no_speech_token()
+        token, clips = self._no_speech_token(), _clips(states)
         if token is None:
-            return features_BMF.new_zeros(len(features_BMF))
-        return self._first_step(len(features_BMF), input_features=features_BMF)[:, token]
+            return torch.zeros(clips)
+        start = torch.full((clips, 1), self.model.config.decoder_start_token_id, device=self.model.device)
+        return self.model(decoder_input_ids=start, encoder_outputs=states).logits[:, -1].float().softmax(-1)[:, token]
 
     def _no_speech_token(self) -> int | None:
         known = self.tokenizer.get_vocab()  # type: ignore[attr-defined]
         return next((known[t] for t in NO_SPEECH_TOKENS if t in known), None)
 
-    def _first_step(self, clips: int, **heard: object) -> Tensor:
-        """Probabilities [B, V] of the decoder's first output."""
-        start = torch.full((clips, 1), self.model.config.decoder_start_token_id, device=self.model.device)
-        return self.model(decoder_input_ids=start, **heard).logits[:, -1].float().softmax(-1)
+
+def _clips(states: BaseModelOutput) -> int:
+    assert states.last_hidden_state is not None
+    return len(states.last_hidden_state)
+
+
+def _rows(states: BaseModelOutput, rows: list[int]) -> BaseModelOutput:
+    """Some clips of a batch."""
+    assert states.last_hidden_state is not None
+    return BaseModelOutput(last_hidden_state=states.last_hidden_state[rows])
 
 
 def build_transcriber(ref: str | Path) -> "WhisperTranscriber | CanaryTranscriber":

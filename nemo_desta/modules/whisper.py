@@ -222,6 +222,28 @@ class WhisperTaps(nn.Module):
                 yield x_BTD
 
 
+class WhisperRest(nn.Module):
+    """The end of a Whisper encoder: a block's output to what the decoder attends to.
+
+    Args:
+        encoder: a transformers ``WhisperEncoder``; its tensors are taken over.
+        start: first block that is left to do.
+    """
+
+    def __init__(self, encoder: "WhisperEncoder", start: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(_Block(layer, encoder.config.encoder_attention_heads) for layer in encoder.layers[start:])
+        self.norm = encoder.layer_norm
+        self.requires_grad_(False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Clips of one length, every frame real."""
+        for block in self.blocks:
+            x_BTD = block(x_BTD, None)
+        normed_BTD: Tensor = self.norm(x_BTD)
+        return normed_BTD
+
+
 def featurizer_for(ref: str | Path) -> LogMel:
     """The log-mel front end of a Whisper checkpoint, from its configuration alone."""
     from transformers import WhisperConfig

@@ -16,6 +16,7 @@ from nemo_desta.data.conversation import render
 from nemo_desta.data.dataset import Clip
 from nemo_desta.models.desta import DestaModel
 from nemo_desta.modules.transcriber import WhisperTranscriber
+from nemo_desta.modules.whisper import WhisperRest
 from nemo_desta.serving.errors import bad_request
 from nemo_desta.serving.prompt import Block, Conversation
 from nemo_desta.serving.settings import Transcripts
@@ -56,19 +57,10 @@ class Listener:
         self.model, self.transcripts = model, transcripts
         self.layout = replace(model.layout, max_transcript_tokens=None)  # as `DestaModel.generate`: only training cuts transcripts
         self.whisper: WhisperTranscriber | None = None
+        self.rest: WhisperRest | None = None  # from the connector's last tap to what Whisper's decoder reads; None where Whisper hears for itself
         if transcripts is not Transcripts.off:
             self.whisper = _whisper(model)
-        self.shares_pass = self.whisper is not None and self._can_share(self.whisper)
-        if self.shares_pass and self.whisper is not None:
-            self.whisper.model.model.encoder.layers = nn.ModuleList()  # the connector's encoder does their work; saves their memory
-
-    def _can_share(self, whisper: WhisperTranscriber) -> bool:
-        """Whether Whisper's decoder can read what the connector's encoder made: its last layer, padded to 30 s.
-
-        Unpadded states, on which new connectors are trained, make the decoder repeat a word without end: there Whisper gets a pass of its own.
-        """
-        encoder = self.model.perception.encoder
-        return encoder.pad_to is PadTo.thirty_seconds and encoder.taps[-1] == whisper.model.config.encoder_layers - 1
+            self.rest = _rest(model, self.whisper)
 
     @torch.inference_mode()
     def listen(self, asked: Conversation) -> Prompt:
@@ -96,24 +88,36 @@ class Listener:
         return [Clip("", taps_NTD=taps_NFD) for taps_NFD in self.model.taps(samples)] if samples else []
 
     def _words(self, blocks: list[Block], clips: list[Clip]) -> list[str]:
-        """Transcripts of the blocks: the caller's, or Whisper's."""
+        """Transcripts of the blocks: the caller's, or what Whisper's decoder writes."""
         waiting = [i for i, block in enumerate(blocks) if block.transcript is None]
         texts = [block.transcript or "" for block in blocks]
         if not waiting or self.whisper is None:
             return texts
-        found = self._transcripts(self.whisper, [blocks[i] for i in waiting], [clips[i] for i in waiting])
-        for i, text in zip(waiting, found, strict=True):
+        states = self._states(self.whisper, [blocks[i] for i in waiting], [clips[i] for i in waiting])
+        for i, text in zip(waiting, self.whisper.transcribe_states(states), strict=True):
             texts[i] = text
         return texts
 
-    def _transcripts(self, whisper: WhisperTranscriber, blocks: list[Block], clips: list[Clip]) -> list[str]:
-        """What Whisper's decoder writes, from one encoder pass."""
-        encoder = whisper.model.model.encoder
-        if self.shares_pass:
-            taps_CFD = torch.stack([clip.taps_NTD[-1] for clip in clips if clip.taps_NTD is not None])
-            return whisper.transcribe_states(BaseModelOutput(last_hidden_state=encoder.layer_norm(taps_CFD.to(encoder.layer_norm.weight.dtype))))
-        features_CMF, _ = whisper.log_mel([block.samples_T for block in blocks], PadTo.thirty_seconds)
-        return whisper.transcribe_states(BaseModelOutput(last_hidden_state=encoder(features_CMF.to(whisper.model.device)).last_hidden_state))
+    def _states(self, whisper: WhisperTranscriber, blocks: list[Block], clips: list[Clip]) -> BaseModelOutput:
+        """What Whisper's decoder reads: the rest of the connector's encoder pass, or one pass of its own."""
+        if self.rest is None:
+            return whisper.encode(whisper.log_mel([block.samples_T for block in blocks], PadTo.thirty_seconds)[0])
+        taps_CFD = torch.stack([clip.taps_NTD[-1] for clip in clips if clip.taps_NTD is not None])
+        return BaseModelOutput(last_hidden_state=self.rest(taps_CFD.to(self.rest.norm.weight)))
+
+
+def _rest(model: DestaModel, whisper: WhisperTranscriber) -> WhisperRest | None:
+    """What Whisper's encoder does behind the connector's last tap, where its decoder can read on from there; its other blocks are given up with their memory.
+
+    It can where clips are padded to 30 s. From unpadded states, on which new connectors are trained, it repeats words without end; states of silence put behind
+    a clip's own help some clips only (docs/serving.md).
+    """
+    encoder = model.perception.encoder
+    if encoder.pad_to is not PadTo.thirty_seconds:
+        return None
+    rest = WhisperRest(whisper.model.model.encoder, encoder.taps[-1] + 1)
+    whisper.model.model.encoder.layers = nn.ModuleList()
+    return rest
 
 
 def _whisper(model: DestaModel) -> WhisperTranscriber:

@@ -12,6 +12,7 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 
+from nemo_desta.export.source import find_source
 from nemo_desta.models import DestaModel
 from nemo_desta.serving.app import build_app
 from nemo_desta.serving.engine import Engine
@@ -20,6 +21,7 @@ from nemo_desta.serving.metrics import Metrics
 from nemo_desta.serving.settings import ServeConfig, check
 
 logger = logging.getLogger(__name__)
+MADE_MODEL = Path("runs/serve/tiny-random")  # where checkpoint=tiny-random is written
 
 
 def make_app(config: ServeConfig, model: DestaModel | None = None) -> FastAPI:
@@ -42,13 +44,15 @@ def make_app(config: ServeConfig, model: DestaModel | None = None) -> FastAPI:
 
 
 def load_model(config: ServeConfig) -> DestaModel:
-    """The checkpoint's model on its device.
+    """The checkpoint's model on its device. What does not fit is found from configurations and file headers, before any weights are read.
 
     Raises:
-        ValueError: no such checkpoint or device.
+        ValueError: no such checkpoint or device, missing tensors, or a connector, LLM and tokenizer that do not belong together.
     """
-    overrides = {key: value for key in ("llm", "encoder") if (value := getattr(config, key))}
-    return DestaModel.from_pretrained(config.checkpoint, **overrides).to(_device(config.device))
+    device = _device(config.device)
+    source = find_source(config.checkpoint, MADE_MODEL.absolute(), llm=config.llm, encoder=config.encoder)
+    own = {"llm": source.model_config.llm, "encoder": source.model_config.encoder}
+    return DestaModel.from_pretrained(source.checkpoint, **own).to(device)
 
 
 def model_name(config: ServeConfig) -> str:

@@ -46,7 +46,7 @@ class AccessConfig:
 class ServeConfig:
     """Root of the server's configuration."""
 
-    checkpoint: str = MISSING  # checkpoint directory, or owner/name on the hub
+    checkpoint: str = MISSING  # checkpoint directory, a training run (its last checkpoint), owner/name on the hub, or tiny-random (a made model)
     host: str = "127.0.0.1"  # address to listen on; 0.0.0.0 = all of the machine's
     port: int = 8000  # 0 = a free one, which the log names
     served_model_name: str | None = None  # id of the model in the API; null = from the checkpoint's name

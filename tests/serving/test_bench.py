@@ -2,7 +2,12 @@
 
 import pytest
 
-from tests.serving.conftest import encoded, tone
+from nemo_desta.export.pipeline import export
+from nemo_desta.export.settings import Dtype, ExportConfig, Target
+from nemo_desta.export.tiny import make_tiny_checkpoint
+from nemo_desta.models import DestaModel
+from nemo_desta.serving.server import make_app
+from tests.serving.conftest import config, encoded, running, tone
 from tools import bench_serving
 
 
@@ -18,8 +23,30 @@ def test_every_level_is_measured(serve, tmp_path, capsys):
     assert all(float(line.split("|")[7]) > 0 for line in table.splitlines() if line.startswith(("| a", "| b")))
 
 
+def test_onnxruntime_is_a_row_of_the_same_run(tmp_path, capsys):
+    pytest.importorskip("onnxscript", reason="the export extra is not installed: pip install 'nemo_desta[export]'")
+    targets = [Target.onnx, Target.onnx_decoder, Target.hf]
+    bundle = tmp_path / "bundle"
+    export(ExportConfig(checkpoint="tiny-random", output=str(bundle), targets=targets, dtype=Dtype.float32, parity_batches=[1]))
+    checkpoint = make_tiny_checkpoint(tmp_path / "bundle.tiny-random")
+    for i in range(5):
+        (tmp_path / f"{i}.wav").write_bytes(encoded(tone(0.4 + 0.2 * i)))
+    with running(make_app(config(served_model_name="tiny"), DestaModel.from_pretrained(checkpoint))) as base:
+        places = ["--target", f"pytorch={base}/v1", "--bundle", str(bundle), "--clips", str(tmp_path), "--transcript", ""]
+        assert bench_serving.main([*places, "--concurrency", "1", "2", "--requests", "5", "--max-tokens", "12"]) == 0
+    table = capsys.readouterr().out
+    assert table.count("| onnxruntime | ") == 2 and table.count("| 5 | 0 |") == 4 and "5 of 5 answers are the same text in every row" in table
+
+
 def test_mistakes_are_sentences(tmp_path, capsys):
     assert bench_serving.main(["--target", "a=http://127.0.0.1:1/v1", "--clips", str(tmp_path)]) == 1
     assert "error: no .wav, .flac, .mp3 files" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         bench_serving.main(["--target", "http", "--clips", str(tmp_path)])
+    for nothing in ([], ["--bundle", str(tmp_path)]):  # neither server nor bundle; a bundle without words for its clips
+        with pytest.raises(SystemExit):
+            bench_serving.main([*nothing, "--clips", str(tmp_path)])
+    assert "--bundle has no Whisper decoder" in capsys.readouterr().err
+    (tmp_path / "a.wav").write_bytes(encoded(tone()))
+    assert bench_serving.main(["--bundle", str(tmp_path), "--transcript", "", "--clips", str(tmp_path)]) == 1
+    assert "has no llm/hf" in capsys.readouterr().err

@@ -92,7 +92,11 @@ def test_a_clip_is_shown_and_answered(page, tmp_path):
     has_text(page, "#figures", "prompt tokens")
     assert page.inner_text("#blocks li") == "0.0 – 1.5 s: a low hum"
     assert page.inner_text("#answer").strip() and page.evaluate("() => window.seen.size") > 2, "the answer was not streamed"
+    assert page.inner_text("#scale") == "0 to 1.5 s from left to right; spectrogram from 0 to 8 kHz"
     assert not page.is_visible("#error") and not page.problems
+    page.set_viewport_size({"width": 360, "height": 800})
+    page.evaluate("() => { document.getElementById('answer').textContent = 'x'.repeat(500); }")
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 360, "the page is wider than a telephone"
 
 
 def test_a_broken_file_is_said(page, tmp_path):

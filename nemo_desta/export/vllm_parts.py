@@ -52,11 +52,11 @@ def write_vllm(bundle: Path, card: dict[str, Any], source: "Source", model: "Des
         link_file(path, folder / path.name)
     _write_tower(folder, model, dtype)
     _write_index(folder)
-    _write_config(folder, hf, card, source, model)
+    wrote = transcriber and _write_transcriber(folder / TRANSCRIBER, source.model_config.encoder)
+    _write_config(folder, hf, {**card, "transcriber": wrote}, source, model)
     tokenizer = copy.deepcopy(model.tokenizer)
     tokenizer.chat_template = chat_template(tokenizer.chat_template, card["placeholder_token"], SYSTEM_PROMPT)  # type: ignore[attr-defined]
     write_tokenizer(tokenizer, folder)
-    wrote = transcriber and _write_transcriber(folder / TRANSCRIBER, source.model_config.encoder)
     return {"architecture": ARCHITECTURE, "written_for": "vllm 0.32", "transcriber": wrote}
 
 
@@ -94,15 +94,14 @@ def _write_config(folder: Path, hf: Path, card: dict[str, Any], source: "Source"
 
 
 def _write_transcriber(folder: Path, encoder: str) -> bool:
-    """Whisper with its decoder and tokenizer; False where the encoder's checkpoint has no tokenizer."""
+    """Whisper with its decoder and tokenizer; False where the encoder's directory has no tokenizer."""
     from transformers import AutoTokenizer, WhisperForConditionalGeneration
 
-    location = str(resolve_encoder(encoder))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(location)
-    except (OSError, ValueError, KeyError) as error:
-        logger.warning("vllm: %s has no tokenizer (%s), so that vLLM cannot transcribe clips: requests bring the words", location, error)
+    location = resolve_encoder(encoder)
+    # Asked for by name: transformers 5 makes an empty tokenizer where there is none.
+    if isinstance(location, Path) and not any((location / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        logger.warning("vllm: %s has no tokenizer, so that vLLM cannot transcribe clips: requests bring the words", location)
         return False
-    WhisperForConditionalGeneration.from_pretrained(location, dtype="auto").save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    WhisperForConditionalGeneration.from_pretrained(str(location), dtype="auto").save_pretrained(folder)
+    AutoTokenizer.from_pretrained(str(location)).save_pretrained(folder)
     return True

@@ -45,7 +45,8 @@ def test_one_directory_holds_the_whole_model(made):
     config = NemoDestaConfig(**raw)
     assert config.architectures == [ARCHITECTURE] and config.get_text_config().vocab_size == model.backbone.base.config.vocab_size
     assert config.text_config.architectures == ["LlamaForCausalLM"] and config.text_config.rope_parameters["rope_type"] == "llama3"
-    assert config.nemo_desta["num_queries"] == 4 and config.nemo_desta["placeholder_token"] == "<|placeholder|>"
+    assert not config.nemo_desta["transcriber"] and config.nemo_desta["num_queries"] == 4
+    assert config.nemo_desta["placeholder_token"] == "<|placeholder|>"
     where = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
     stored = {name: path.name for path in folder.glob("*.safetensors") for name in load_file(path)}
     assert where == stored and {name for name, file in where.items() if file == TOWER_FILE} == {f"perception.{n}" for n in model.perception.state_dict()}

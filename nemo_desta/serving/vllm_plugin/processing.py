@@ -98,17 +98,19 @@ class NemoDestaProcessor(BaseMultiModalProcessor[NemoDestaInfo]):
         if len(clips) != len(samples):
             raise ValueError(f"the prompt marks {len(clips)} clips, the request has {len(samples)}")
         waiting = [i for i, clip in enumerate(clips) if clip.words is None]
-        found = dict(zip(waiting, self._listen([samples[i] for i in waiting]), strict=True))
+        options = OPTIONS | self.info.ctx.get_merged_mm_kwargs(inputs.hf_processor_mm_kwargs)
+        found = dict(zip(waiting, self._listen([samples[i] for i in waiting], options), strict=True))
         return with_words(inputs.prompt, clips, card["placeholder_id"], [found.get(i, clip.words or []) for i, clip in enumerate(clips)])
 
-    def _listen(self, clips: Sequence[Any]) -> list[list[int]]:
+    def _listen(self, clips: Sequence[Any], options: Mapping[str, Any]) -> list[list[int]]:
         """Ids of the words of clips that come without any."""
-        options = OPTIONS | self.info.ctx.get_merged_mm_kwargs({})
-        folder = Path(self.info.model_id) / TRANSCRIBER
-        if not clips or options["transcripts"] == "off" or not folder.is_dir():
+        if not clips or options["transcripts"] == "off" or not self.info.card["transcriber"]:
             return [self.info.no_words] * len(clips)
         if any(clip is None for clip in clips):
             raise ValueError("a clip was named by its uuid alone: send its transcript too, or its samples")
+        folder = Path(self.info.model_id) / TRANSCRIBER
+        if not folder.is_dir():
+            raise ValueError(f'there is no {folder}: give vLLM the exported directory, or start it with --mm-processor-kwargs \'{{"transcripts": "off"}}\'')
         with self._lock:
             texts = self._transcriber(folder, options["transcriber_device"]).transcribe([torch.as_tensor(clip, dtype=torch.float32) for clip in clips])
         return [transcript_ids(self.info.get_tokenizer(), text) for text in texts]

@@ -20,7 +20,7 @@ INTERPRETER = "NEMO_DESTA_VLLM"
 MISSING = f"vLLM is not installed here, and {INTERPRETER} names no Python that has it (tools/vllm_env.sh makes one)"
 SECONDS = 1800
 QUIET = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
-QUIET |= {"VLLM_PLUGINS": "nemo_desta", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # NeMo has a plugin of its own, whose import takes long
+QUIET |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 Conversation = list[dict[str, Any]]
 
 
@@ -31,11 +31,11 @@ def interpreter() -> str | None:
     return os.environ.get(INTERPRETER) or None
 
 
-def environment() -> dict[str, str]:
-    """For a process of that Python: this library, and little noise and memory unless the caller says otherwise."""
+def environment(plugins: str = "nemo_desta") -> dict[str, str]:
+    """For a process of that Python: this library, little noise and memory unless the caller says otherwise, and no plugin but ours: NeMo's takes long."""
     root = Path(__file__).resolve().parents[2]
     paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    return QUIET | dict(os.environ) | {"PYTHONPATH": paths}
+    return QUIET | {"VLLM_PLUGINS": plugins} | dict(os.environ) | {"PYTHONPATH": paths}
 
 
 def ask(model: Path, dtype: str, conversations: Sequence[Conversation], *, new_tokens: int, max_length: int, options: Mapping[str, Any] | None = None) -> Any:
@@ -63,7 +63,7 @@ def ask(model: Path, dtype: str, conversations: Sequence[Conversation], *, new_t
         settings = {"model": str(model.absolute()), "dtype": dtype, "max_model_len": max_length, **(options or {})}
         asked.write_text(json.dumps({"settings": settings, "conversations": list(conversations), "new_tokens": new_tokens}), encoding="utf-8")
         command = [python, "-m", "nemo_desta.export.verify_vllm", str(asked), str(answers)]
-        done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=SECONDS)
+        done = subprocess.run(command, env=environment(plugins=""), capture_output=True, text=True, check=False, timeout=SECONDS)
         if done.returncode:
             raise ValueError(f"vLLM ({python}) cannot run {model}: {(done.stderr or done.stdout).strip()[-3000:]}")
         return json.loads(answers.read_text(encoding="utf-8"))
@@ -82,10 +82,13 @@ def sound(samples: Any, **extra: Any) -> dict[str, Any]:
 def main(asked: str, answers: str) -> None:
     """Ask vLLM in this process."""
     import vllm
+    from vllm.model_executor.models.registry import ModelRegistry
 
     from nemo_desta.serving.vllm_plugin import register
+    from nemo_desta.serving.vllm_plugin.model import ARCHITECTURE, NemoDestaForConditionalGeneration
 
     register()
+    ModelRegistry.register_model(ARCHITECTURE, NemoDestaForConditionalGeneration)  # by itself: vLLM starts no process to look at it
     request = json.loads(Path(asked).read_text(encoding="utf-8"))
     defaults: dict[str, Any] = {"enforce_eager": True, "seed": 0, "max_num_seqs": 8, "limit_mm_per_prompt": {"audio": 4}}
     llm: Any = vllm.LLM(**defaults | request["settings"])

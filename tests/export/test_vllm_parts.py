@@ -12,11 +12,13 @@ from transformers import AutoTokenizer
 pytest.importorskip("onnxscript", reason="the export extra is not installed: pip install 'nemo_desta[export]'")
 
 from nemo_desta.config import PadTo
+from nemo_desta.export import verify_vllm
 from nemo_desta.export.bundle import BundleWriter
 from nemo_desta.export.pipeline import _Exporter, check_targets
 from nemo_desta.export.settings import Dtype, ExportConfig, Quantization, Target
 from nemo_desta.export.source import check_vllm, made_clips, open_source
 from nemo_desta.export.tiny import make_tiny_checkpoint
+from nemo_desta.export.verify import vllm_check
 from nemo_desta.export.vllm_parts import TOWER_FILE
 from nemo_desta.modules.log_mel import LogMel
 from nemo_desta.serving.vllm_plugin.config import ARCHITECTURE, NemoDestaConfig, build_perception
@@ -84,3 +86,14 @@ def test_what_the_plugin_cannot_run_is_refused(tmp_path):
         check_vllm(replace(source, model_config=few))
     with pytest.raises(ValueError, match=r"runs Whisper encoders; the checkpoint has hf://nvidia/canary-1b-flash"):
         check_vllm(replace(source, model_config=replace(source.model_config, encoder="hf://nvidia/canary-1b-flash")))
+
+
+def test_without_vllm_the_check_says_that_it_was_not_made(made, monkeypatch):
+    monkeypatch.setattr(verify_vllm, "interpreter", lambda: None)
+    check = vllm_check(made[1], None, Dtype.float32)
+    assert check.ok is None and "tools/vllm_env.sh" in check.detail
+    with pytest.raises(ValueError, match="NEMO_DESTA_VLLM names no Python"):
+        verify_vllm.ask(made[1] / "vllm", "float32", [], new_tokens=1, max_length=8)
+    monkeypatch.setattr(verify_vllm, "interpreter", lambda: "/bin/false")
+    with pytest.raises(ValueError, match=r"vLLM \(/bin/false\) cannot run"):
+        verify_vllm.ask(made[1] / "vllm", "float32", [], new_tokens=1, max_length=8)

@@ -85,7 +85,8 @@ def main(asked: str, answers: str) -> None:
     from vllm.model_executor.models.registry import ModelRegistry
 
     from nemo_desta.serving.vllm_plugin import register
-    from nemo_desta.serving.vllm_plugin.model import ARCHITECTURE, NemoDestaForConditionalGeneration
+    from nemo_desta.serving.vllm_plugin.config import ARCHITECTURE
+    from nemo_desta.serving.vllm_plugin.model import NemoDestaForConditionalGeneration
 
     register()
     ModelRegistry.register_model(ARCHITECTURE, NemoDestaForConditionalGeneration)  # by itself: vLLM starts no process to look at it

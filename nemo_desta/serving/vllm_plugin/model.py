@@ -18,11 +18,10 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from nemo_desta.data.conversation import AUDIO_LOCATOR
 from nemo_desta.modules.perception import Perception
-from nemo_desta.serving.vllm_plugin.config import ARCHITECTURE, build_perception
+from nemo_desta.serving.vllm_plugin.config import build_perception
 from nemo_desta.serving.vllm_plugin.processing import NemoDestaDummyInputs, NemoDestaInfo, NemoDestaProcessor
 
 _TOWER = "perception."
-__all__ = ["ARCHITECTURE", "NemoDestaForConditionalGeneration"]
 
 
 @MULTIMODAL_REGISTRY.register_processor(NemoDestaProcessor, info=NemoDestaInfo, dummy_inputs=NemoDestaDummyInputs)

@@ -42,7 +42,7 @@ def tiny_tokenizer(template: str = CHATML) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def tiny_llm(folder: Path, *, layers: int = 2) -> Path:
+def tiny_llm(folder: Path, *, layers: int = 2, heads: int = 4) -> Path:
     """A random Llama of 64 dimensions with its tokenizer."""
     tokenizer = tiny_tokenizer()
     torch.manual_seed(11)
@@ -51,8 +51,8 @@ def tiny_llm(folder: Path, *, layers: int = 2) -> Path:
         hidden_size=64,
         intermediate_size=96,
         num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.eos_token_id,
         bos_token_id=None,

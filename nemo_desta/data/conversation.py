@@ -181,7 +181,7 @@ def render_chat_text(text: str, tokenizer: Tokenizer, layout: AudioLayout, *, tr
 def _encode_blocks(text: str, tokenizer: Tokenizer, layout: AudioLayout, transcripts: Sequence[str | None]) -> Rendered:
     """Tokenise a text with one placeholder a clip and give each its block."""
     placeholder_id = _placeholder_id(cast(Any, tokenizer), layout.placeholder_token)
-    shown = [_transcript_ids(tokenizer, transcript, layout.max_transcript_tokens) for transcript in transcripts]
+    shown = [transcript_ids(tokenizer, transcript, layout.max_transcript_tokens) for transcript in transcripts]
     return _expand(_encode(tokenizer, text), placeholder_id, layout.num_queries, shown)
 
 
@@ -213,7 +213,8 @@ def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
-def _transcript_ids(tokenizer: Tokenizer, text: str | None, limit: int | None) -> list[int]:
+def transcript_ids(tokenizer: Tokenizer, text: str | None, limit: int | None = None) -> list[int]:
+    """Tokens that stand behind a clip's slots; None or blank gives those of `NO_TRANSCRIPT`."""
     shown = text if text and text.strip() else NO_TRANSCRIPT
     return _encode(tokenizer, shown)[:limit]
 

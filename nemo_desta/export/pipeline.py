@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from nemo_desta.data.conversation import AUDIO_LOCATOR, END_AUDIO, NO_TRANSCRIPT, START_AUDIO, TEMPLATE_DATE
-from nemo_desta.export import triton_parts, trtllm_parts
+from nemo_desta.export import triton_parts, trtllm_parts, vllm_parts
 from nemo_desta.export.audio_tower import TowerContract, tower_of
 from nemo_desta.export.bundle import BundleWriter, require_space, staged_bundle, write_manifest
 from nemo_desta.export.features import FeatureConfig
@@ -47,7 +47,7 @@ def export(cfg: ExportConfig) -> dict[str, Any]:
     source = open_source(cfg)
     output = Path(cfg.output)
     require_space(output, export_size(source, cfg))
-    clips, clips_from = load_clips(cfg.clips)
+    clips, clips_from = load_clips(cfg.clips, cfg.parity_clips)
     model = source.load()
     llm = merge_lora(model)
     with staged_bundle(output) as writer:
@@ -84,11 +84,15 @@ def check_targets(cfg: ExportConfig) -> None:
         raise ValueError("targets has onnx_decoder, which has no bfloat16: choose dtype=float16 or float32, or leave onnx_decoder out")
     if Target.triton in cfg.targets and (Target.trtllm not in cfg.targets or cfg.dtype is Dtype.bfloat16):
         raise ValueError("targets has triton, which serves the part trtllm in float16 or float32: add trtllm to the targets, and choose one of these types")
+    if Target.vllm in cfg.targets and cfg.quantization is not None:
+        raise ValueError(f"targets has vllm, which takes no quantization={cfg.quantization.value}: leave one of them out")
     if cfg.quantization is not None:
         from nemo_desta.export.quantize import require_modelopt
 
         require_modelopt()
         check_calibration(cfg.calibration)
+    if cfg.parity_clips < 1:
+        raise ValueError(f"parity_clips={cfg.parity_clips}: give at least 1")
     if not cfg.parity_batches or min(cfg.parity_batches) < 1:
         raise ValueError(f"parity_batches={cfg.parity_batches}: give batch sizes of at least 1")
 
@@ -121,6 +125,7 @@ class _Exporter:
             Target.hf: self.add_hf,
             Target.trtllm_pytorch: self.add_trtllm_pytorch,
             Target.triton: self.add_triton,
+            Target.vllm: self.add_vllm,
         }
 
     def key(self, **own: Any) -> dict[str, Any]:
@@ -220,6 +225,14 @@ class _Exporter:
         requests = self.cfg.limits.max_batch_size
         key = self.key(audio=self.writer.parts["audio"]["key"], requests=requests, model=triton_parts.model_files())
         self.writer.part("triton", key, lambda: triton_parts.write_triton(self.root, self.audio_card(), self.cfg.dtype, requests))
+
+    def add_vllm(self) -> None:
+        """The whole model for vLLM, whose LLM's weights are those of ``llm/hf``."""
+        self.add_hf()
+        key = self.key(hf=self.writer.parts["hf"]["key"], card=self.audio_card(), transcriber=self.cfg.transcriber, system=vllm_parts.SYSTEM_PROMPT)
+        key |= {"template": vllm_parts.template_hash()}
+        settings = {"dtype": self.cfg.dtype, "transcriber": self.cfg.transcriber}
+        self.writer.part("vllm", key, lambda: vllm_parts.write_vllm(self.root, self.audio_card(), self.source, self.model, **settings))
 
     def audio_card(self) -> dict[str, Any]:
         """The contract of the tower and of the prompt: ``audio/config.json``."""

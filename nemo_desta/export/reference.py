@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nemo_desta.data.conversation import AUDIO_LOCATOR, render
 from nemo_desta.export.runtime import Prompt
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def make_reference(model: "DestaModel", clips: Sequence[Array]) -> Reference:
     with torch.inference_mode():
         batches = [encoder.featurizer([clip], encoder.pad_to) for clip in clips]
         embeds = torch.cat([model.perception(f.to(model.device), n).float() for f, n in batches])
-    prompts = _prompts(model, len(clips))
+    prompts = [rendered_prompt(model, question, numbers) for question, numbers in questions(len(clips))]
     logits, answers = zip(*(_answer(model, prompt, embeds) for prompt in prompts), strict=True)
     features = [f[0, :, : int(n[0])].numpy() for f, n in batches]
     backbone: Any = model.backbone
@@ -94,19 +95,26 @@ def make_reference(model: "DestaModel", clips: Sequence[Array]) -> Reference:
     return Reference([np.asarray(c, np.float32) for c in clips], features, embeds.cpu().numpy(), prompts, np.stack(logits), list(answers), llm_dtype)
 
 
-def _prompts(model: "DestaModel", clips: int) -> list[Prompt]:
-    """One prompt a clip, one with two clips where there are two, one without any."""
+def questions(clips: int) -> list[tuple[str, tuple[int, ...]]]:
+    """What is asked about which clips: one question a clip, one about two where there are two, one without any."""
     chosen = [(i,) for i in range(clips)] + [(0, 1)] * (clips > 1) + [()]
-    return [rendered_prompt(model, QUESTIONS[n % len(QUESTIONS)], numbers) for n, numbers in enumerate(chosen)]
+    return [(QUESTIONS[n % len(QUESTIONS)], numbers) for n, numbers in enumerate(chosen)]
+
+
+def messages(question: str, clips: Sequence[int]) -> list[dict[str, Any]]:
+    """A question about some clips as a conversation."""
+    user = "\n".join([*[AUDIO_LOCATOR] * len(clips), "", question]).strip()
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user}]
+
+
+def transcript(clip: int) -> str:
+    """The words that prompts show beside a clip."""
+    return f"clip {clip}"
 
 
 def rendered_prompt(model: "DestaModel", question: str, clips: Sequence[int]) -> Prompt:
     """A question about some clips as a prompt, in the one rendering that training used."""
-    from nemo_desta.data.conversation import AUDIO_LOCATOR, render
-
-    user = "\n".join([*[AUDIO_LOCATOR] * len(clips), "", question]).strip()
-    messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user}]
-    rendered = render(messages, model.tokenizer, model.layout, transcripts=[f"clip {i}" for i in clips])
+    rendered = render(messages(question, clips), model.tokenizer, model.layout, transcripts=[transcript(i) for i in clips])
     return Prompt(rendered.input_ids, rendered.audio_spans, list(clips))
 
 

@@ -20,6 +20,7 @@ class Target(StrEnum):
     trtllm_pytorch = "trtllm_pytorch"  # an out-of-tree module for trtllm-serve (PyTorch backend)
     triton = "triton"  # a model repository for Triton over the engine flow; with trtllm
     hf = "hf"  # llm/hf: the LLM for any engine that reads Hugging Face checkpoints
+    vllm = "vllm"  # vllm/: the whole model for vLLM with this library's plugin
 
 
 class Dtype(StrEnum):
@@ -72,7 +73,9 @@ class ExportConfig:
     quantization: Quantization | None = None  # of the LLM: fp8 | int4_awq | null
     llm: str | None = None  # another place of the checkpoint's LLM (hf://, asset:// or directory); null = as the checkpoint says
     encoder: str | None = None  # another place of the checkpoint's encoder; null = as the checkpoint says
+    transcriber: bool = True  # of the part vllm: Whisper with its decoder beside the model, for clips that come without their words
     clips: list[str] = field(default_factory=list)  # sound files or folders for the parity checks and calibration; empty = made sounds
+    parity_clips: int = 8  # of `clips` that the parity checks ask about
     parity_batches: list[int] = field(default_factory=lambda: [1, 2, 3, 5])  # batch sizes at which the tower is compared with PyTorch
     compute_capabilities: list[str] = field(default_factory=lambda: ["SM80", "SM86", "SM89", "SM120"])  # of TensorRT-RTX engines
     limits: LimitsConfig = field(default_factory=LimitsConfig)

@@ -25,6 +25,7 @@ from nemo_desta.export.trtllm_checkpoint import FolderWeights, LlmShape, check_p
 from nemo_desta.models import build
 from nemo_desta.modules.encoder import default_taps, is_nemo_model, resolve_encoder
 from nemo_desta.modules.qformer import QFormerConnector
+from nemo_desta.serving.vllm_plugin.prompt import LEAST_QUERIES
 
 if TYPE_CHECKING:
     from nemo_desta.models import DestaModel
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 AWQ_GROUP = 128  # inputs that share a scale
 _SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".g722")
 _CUT_SUFFIXES = (".jsonl", ".jsonl.gz")
-MAX_CLIPS = 8  # of the parity checks
+MAX_CLIPS = 8  # of the parity checks and the calibration, unless told otherwise
 FP32_LLM_BYTES = 4_000_000_000  # of an LLM's files, up to which its reference is computed in fp32
 
 
@@ -92,6 +93,8 @@ def open_source(cfg: ExportConfig) -> Source:
     made = Path(cfg.output).absolute().with_name(Path(cfg.output).name + ".tiny-random")
     source = find_source(cfg.checkpoint, made, llm=cfg.llm, encoder=cfg.encoder)
     check_llm(source, cfg)
+    if Target.vllm in cfg.targets:
+        check_vllm(source)
     return source
 
 
@@ -202,19 +205,32 @@ def check_llm(source: Source, cfg: ExportConfig) -> None:
                 raise ValueError(f"int4_awq quantises groups of {AWQ_GROUP} inputs, which do not divide the LLM's {name} {width}: use fp8 or none")
 
 
+def check_vllm(source: Source) -> None:
+    """Refuse what the vLLM plugin cannot run.
+
+    Raises:
+        ValueError: the encoder is no Whisper, or a clip has so few vectors that they look like the marks of the prompt.
+    """
+    if is_nemo_model(resolve_encoder(source.model_config.encoder)):
+        raise ValueError(f"targets has vllm, whose plugin runs Whisper encoders; the checkpoint has {source.model_config.encoder}: leave vllm out")
+    if source.model_config.connector.num_queries < LEAST_QUERIES:
+        queries = source.model_config.connector.num_queries
+        raise ValueError(f"targets has vllm, whose plugin needs at least {LEAST_QUERIES} vectors a clip; the checkpoint has {queries}: leave vllm out")
+
+
 def export_size(source: Source, cfg: ExportConfig) -> int:
     """Bytes that a bundle will take, roughly: weights of the tower and the LLM in each form asked for."""
     each = 4 if cfg.dtype.value == "float32" else 2
     llm = sum(p.stat().st_size for p in source.llm_folder.glob("*.safetensors"))
     raw = source.llm_raw
     embedding = raw["vocab_size"] * raw["hidden_size"] * each
-    copies = sum(target in cfg.targets for target in (Target.trtllm, Target.trtllm_pytorch, Target.hf, Target.onnx_decoder))
+    copies = sum(target in cfg.targets for target in (Target.trtllm, Target.trtllm_pytorch, Target.hf, Target.onnx_decoder, Target.vllm))
     engines = 2 if Target.tensorrt_rtx in cfg.targets or Target.tensorrt in cfg.targets else 1
     return copies * (llm + embedding * (cfg.tp + 1)) + engines * 4 * (source.checkpoint / WEIGHTS_FILE).stat().st_size
 
 
-def load_clips(paths: Sequence[str]) -> tuple[list[NDArray[Any]], str]:
-    """Clips for the parity checks and calibration: 16 kHz mono float32, `MAX_CLIPS` spread evenly over all that was found.
+def load_clips(paths: Sequence[str], most: int = MAX_CLIPS) -> tuple[list[NDArray[Any]], str]:
+    """Clips for the parity checks and calibration: 16 kHz mono float32, at most `most` spread evenly over all that was found.
 
     Args:
         paths: sound files, folders that hold some, or manifests of cuts (``cuts_test.jsonl.gz`` of a corpus); empty = made sounds.
@@ -234,7 +250,7 @@ def load_clips(paths: Sequence[str]) -> tuple[list[NDArray[Any]], str]:
         found += _clips_of(path)
     if not found:
         raise ValueError(f"clips: no sound files ({', '.join(_SOUND_SUFFIXES)}) in {', '.join(paths)}")
-    count = min(MAX_CLIPS, len(found))
+    count = min(most, len(found))
     chosen = [found[index * len(found) // count] for index in range(count)]
     return [read()[: 30 * 16_000] for read in chosen], f"{count} of {len(found)} clips of {', '.join(Path(p).name for p in paths)}"
 

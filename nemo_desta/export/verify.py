@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from nemo_desta.export import verify_vllm
 from nemo_desta.export.bundle import changed_files, read_manifest
 from nemo_desta.export.features import FeatureConfig, Features
-from nemo_desta.export.reference import FILE, Reference
+from nemo_desta.export.reference import FILE, NEW_TOKENS, Reference, messages, questions, transcript
 from nemo_desta.export.runtime import CPU, AudioTower, OnnxDecoder
 from nemo_desta.export.settings import Dtype
 
@@ -71,6 +72,7 @@ def parity(bundle: Path, settings: dict[str, Any], batches: Sequence[int]) -> li
         ("llm/onnx/model.onnx", lambda: [decoder_check(bundle, reference, dtype)]),
         ("llm/trtllm_ckpt/config.json", lambda: [_trtllm(bundle, reference, dtype, quantised)]),
         ("audio/rtx", lambda: [_engines(bundle)]),
+        ("vllm/config.json", lambda: [vllm_check(bundle, reference, dtype)]),
     ]
     return [check for path, run in steps if (bundle / path).exists() for check in run()]
 
@@ -141,6 +143,29 @@ def _trtllm(bundle: Path, reference: Reference, dtype: Dtype, quantised: bool) -
     ok = relative <= limit and (not exact or agree == len(got))
     detail = f"plain forward pass from its tensors: logits relative {relative:.1e}, next token equal {agree} of {len(got)}"
     return Check("TensorRT-LLM checkpoint", ok, detail, {"logits_rel": relative, "next_token_equal": agree, "prompts": len(got)})
+
+
+def vllm_check(bundle: Path, reference: Reference, dtype: Dtype) -> Check:
+    """Prompts and greedy answers of the reference's conversations in vLLM."""
+    if verify_vllm.interpreter() is None:
+        return Check("vLLM", None, verify_vllm.MISSING, {})
+    longest = max(len(prompt.input_ids) for prompt in reference.prompts) + NEW_TOKENS
+    asked = [_as_chat(question, clips, reference) for question, clips in questions(len(reference.clips))]
+    said = verify_vllm.ask(bundle / "vllm", dtype.value, asked, new_tokens=NEW_TOKENS, max_length=longest)
+    prompts = sum(got == list(want.input_ids) for got, want in zip(said["prompts"], reference.prompts, strict=True))
+    answers = sum(got == want for got, want in zip(said["answers"], reference.answers, strict=True))
+    exact = Dtype.float32 is dtype and reference.llm_dtype == dtype
+    count = len(reference.prompts)
+    detail = f"vLLM {said['version']}: token ids equal in {prompts} of {count} prompts and {answers} of {count} greedy answers"
+    figures = {"prompts_equal": prompts, "answers_equal": answers, "answers": count, "vllm": said["version"]}
+    return Check("vLLM", prompts == count and (not exact or answers == count), detail, figures)
+
+
+def _as_chat(question: str, clips: Sequence[int], reference: Reference) -> list[dict[str, Any]]:
+    """A conversation of the reference with its clips as parts of the user's turn."""
+    *turns, user = messages(question, clips)
+    sounds = [verify_vllm.sound(reference.clips[i], transcript=transcript(i)) for i in clips]
+    return [*turns, {**user, "content": [*sounds, {"type": "text", "text": user["content"]}]}]
 
 
 def _engines(bundle: Path) -> Check:

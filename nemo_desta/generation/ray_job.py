@@ -64,12 +64,12 @@ def generate_on_ray(config: DestaConfig, pool: PromptPool | None = None) -> Path
     """
     check_engine(config.generation.engine)
     _check(config.ray)
-    paths, prompts = Paths(Path(config.run_dir).absolute()), pool_of(config, pool)
+    paths, pool = Paths(Path(config.run_dir).absolute()), pool_of(config, pool)
     source = Path(config.ray.input) if config.ray.input else paths.corpus
     files = input_files(source)
     with exclusive(paths.targets):
         inputs = load_inputs(paths.targets / INPUTS, files, config.ray.shard_cuts)
-        if inputs and _complete(paths, _run_key(config, paths, prompts, inputs)):
+        if inputs and _complete(paths, _run_key(config, paths, pool, inputs)):
             logger.info("targets in %s are complete: nothing to do", paths.targets)
             return paths.targets
         with _connected(config.ray):
@@ -77,8 +77,8 @@ def generate_on_ray(config: DestaConfig, pool: PromptPool | None = None) -> Path
                 inputs = _survey(files, config.ray.shard_cuts, whole=is_shar(source))
                 provenance.write_json_atomic(paths.targets / INPUTS, asdict(inputs))
             claim(paths.targets, {**run_identity(config), "inputs": inputs.sha256, "ray.shard_cuts": config.ray.shard_cuts})
-            work = _work(Job(config, inputs.values, is_shar(source)), _parts(config, inputs, prompts))
-        _finish(config, paths, prompts, inputs, work)
+            work = _work(Job(config, pool, inputs.values, is_shar(source)), _parts(config, inputs, pool))
+        _finish(config, paths, pool, inputs, work)
     return paths.targets
 
 

@@ -14,10 +14,11 @@ from nemo_desta.config import DestaConfig
 from nemo_desta.generation.answering import Work
 from nemo_desta.generation.engines import Engine, make_engine
 from nemo_desta.generation.parts import Part
-from nemo_desta.generation.runner import Paths, Unit, done_key, is_done, pool_of, read_json, write_targets
+from nemo_desta.generation.runner import Paths, Unit, done_key, is_done, read_json, write_targets
 from nemo_desta.manifests.indexing import index_jsonl
 from nemo_desta.manifests.locking import exclusive
 from nemo_desta.manifests.sources import Problems
+from nemo_desta.seed.prompts import PromptPool
 
 PATIENCE = 60.0  # seconds for which a part may still be held by a worker of a run that was killed a moment ago
 
@@ -32,6 +33,7 @@ class Job:
     """
 
     config: DestaConfig
+    pool: PromptPool
     values: dict[str, list[str]]
     every_cut: bool
 
@@ -42,7 +44,6 @@ class Worker:
     def __init__(self, job: Job, counter: Any = None) -> None:
         self.job, self.counter = job, counter
         self.paths = Paths(Path(job.config.run_dir).absolute())
-        self.pool = pool_of(job.config)
         self._loaded: Engine | None = None
         self.ready = 0.0  # clock when the engine was there
 
@@ -62,14 +63,14 @@ class Worker:
     def _write(self, part: Part, paths: Paths) -> dict[str, Any]:
         config = self.job.config
         said = {"part": part.number, "span": asdict(part.span), "chosen": part.chosen, "every_cut": self.job.every_cut}
-        key = done_key(config, paths, self.pool, part.sha256, values=self.job.values, **said)
+        key = done_key(config, paths, self.job.pool, part.sha256, values=self.job.values, **said)
         manifest, work = read_json(paths.manifest) or {}, Work()
         if not is_done(paths, key):
             cuts, before = part.cuts(), self._counters()
             origin = {"part": part.number, "input": {"file": Path(part.file).name, "sha256": part.sha256, "span": asdict(part.span)}}
             # A part whose lines are all damaged has nothing to be asked.
             unit = Unit(paths, cuts, self.job.values, key, {}, part.chosen if len(cuts) else [], self.job.every_cut, origin)
-            manifest, work = write_targets(config, unit, self.pool, self._engine(), self._on_rows)
+            manifest, work = write_targets(config, unit, self.job.pool, self._engine(), self._on_rows)
             manifest["engine_counters"] = {name: count - before.get(name, 0) for name, count in self._counters().items()}
             manifest["shard"] = index_jsonl(paths.cuts, Problems())
             provenance.write_json_atomic(paths.manifest, manifest)

@@ -145,12 +145,12 @@ def _survey(files: Sequence[Path], shard_cuts: int, *, whole: bool) -> Inputs:
 
 
 def _quiet() -> None:
-    """The bar is ours."""
+    """The bar is ours, and so are the sentences about errors."""
     import ray
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars, context.print_on_execution_start = False, False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 class Counter:
@@ -192,7 +192,8 @@ def _work(job: Job, parts: Sequence[Part]) -> tuple[Work, float]:
         except RayActorError as error:
             limit = f"ray.max_restarts={job.config.ray.max_restarts}"
             logs = "logs of the workers lie in Ray's session folder, /tmp/ray/session_latest/logs"
-            raise OSError(f"a worker died more often than {limit} allows; what is written is safe, the same command goes on; {logs}: {error}") from error
+            safe = "what is written is safe, the same command goes on"
+            raise OSError(f"a worker died more often than {limit} allows; {safe}; {logs} ({str(error).splitlines()[0]})") from error
     return done, max(ended - ready, 0.0)
 
 

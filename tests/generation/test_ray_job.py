@@ -305,27 +305,50 @@ def asked_again(server: Server) -> int:
     return sum(server.times.values()) - len(server.times)
 
 
-@needs_ray
-def test_a_killed_worker_costs_its_unfinished_batch(
-    tmp_path: Path, llm: Path, shards: Path, cluster: None, local: TransformersEngine, one_process: dict[str, Any]
-) -> None:
-    gate, killed = Gate(30), []
+@contextlib.contextmanager
+def a_worker_killed(targets: Path, gate: Gate) -> Iterator[list[int]]:
+    """Kill one of those at work when the gate is reached; its process id."""
+    killed: list[int] = []
 
     def kill() -> None:
         if gate.reached.wait(200):
-            busy = [part for part in sorted((tmp_path / "targets" / "parts").iterdir()) if not (part / "manifest.json").exists()]
+            busy = [part for part in sorted((targets / "parts").iterdir()) if not (part / "manifest.json").exists()]
             killed.append(int((busy[0] / ".lock").read_text().split()[1]))
             os.kill(killed[0], signal.SIGKILL)
             gate.opened.set()
 
-    with completions_server(local, gate) as server:
-        killer = threading.Thread(target=kill)
-        killer.start()
-        targets = generate_on_ray(served(job(tmp_path, llm, shards), server))
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        yield killed
+    finally:
         killer.join()
+
+
+@needs_ray
+def test_a_killed_worker_costs_its_unfinished_batch(
+    tmp_path: Path, llm: Path, shards: Path, cluster: None, local: TransformersEngine, one_process: dict[str, Any]
+) -> None:
+    gate = Gate(30)
+    with completions_server(local, gate) as server, a_worker_killed(tmp_path / "targets", gate) as killed:
+        targets = generate_on_ray(served(job(tmp_path, llm, shards), server))
     assert killed and str(killed[0]) not in " ".join((part / ".lock").read_text() for part in targets.glob("parts/*"))
     assert stored(targets) == one_process
     assert asked_again(server) <= 10, "two batches were in flight, of five rows at most"
+
+
+@needs_ray
+def test_a_worker_that_keeps_dying_stops_the_run(tmp_path: Path, llm: Path, shards: Path, cluster: None, local: TransformersEngine) -> None:
+    gate = Gate(10)
+    c = job(tmp_path, llm, shards)
+    c.ray.max_restarts, c.ray.workers = 0, 1
+    with (
+        completions_server(local, gate) as server,
+        a_worker_killed(tmp_path / "targets", gate),
+        pytest.raises(OSError, match=r"a worker died more often than ray.max_restarts=0 allows; what is written is safe"),
+    ):
+        generate_on_ray(served(c, server))
+    assert any(path.stat().st_size for path in (tmp_path / "targets").glob("parts/*/rows.jsonl"))
 
 
 @needs_ray

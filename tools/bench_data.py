@@ -236,7 +236,7 @@ class CannedReplies(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         """Be silent."""
 
     def do_GET(self) -> None:

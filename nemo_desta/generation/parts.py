@@ -120,7 +120,8 @@ def survey_file(path: Path, shard_cuts: int | None) -> tuple[dict[str, Any], dic
     Returns:
         Entry of `Inputs.files`; values of its attributes; what is wrong; 64-bit hashes of the ids.
     """
-    problems, ids = Problems(), []
+    problems = Problems()
+    ids: list[int] = []
 
     def seen() -> Iterator[Cut]:
         for cut in _cuts(path, problems):

@@ -32,8 +32,9 @@ from nemo_desta.config import DestaConfig, RayConfig
 from nemo_desta.generation.answering import RowsProgress, Work
 from nemo_desta.generation.engines import check_engine
 from nemo_desta.generation.parts import INPUTS, Inputs, Part, deal, gather, input_files, is_shar, load_inputs, survey_file
+from nemo_desta.generation.paths import Paths
 from nemo_desta.generation.plan import make_plan
-from nemo_desta.generation.runner import THROUGHPUT, Paths, claim, done_key, nothing_kept, pool_of, read_json, run_identity
+from nemo_desta.generation.runner import THROUGHPUT, claim, done_key, nothing_kept, pool_of, read_json, run_identity
 from nemo_desta.generation.statistics import merged
 from nemo_desta.generation.throughput import log_throughput, throughput
 from nemo_desta.generation.worker import Job, Worker, raise_error

@@ -25,6 +25,7 @@ from nemo_desta.generation.answering import Work, answer_batches
 from nemo_desta.generation.engines import Engine, check_engine, engine_settings, make_engine
 from nemo_desta.generation.engines.base import Completion
 from nemo_desta.generation.journal import Journal
+from nemo_desta.generation.paths import Paths
 from nemo_desta.generation.plan import TargetRow, make_plan, vocabulary
 from nemo_desta.generation.throughput import FILE as THROUGHPUT
 from nemo_desta.generation.throughput import log_throughput, throughput
@@ -40,41 +41,6 @@ NOT_COMPARED = ("drop_rejected", "prompt_files", "openai", "vllm")
 UNKNOWN = "unknown"  # revision of a model whose files are not found
 PROMPTS = "prompts.json"  # lengths, refusals and yields by prompt
 SHIPPED = "shipped"  # the package's own pool, as an entry of generation.prompt_files
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Files of a run that concern targets, or of a part of a run on Ray."""
-
-    root: Path
-    part: int | None = None
-
-    @classmethod
-    def of(cls, config: DestaConfig) -> "Paths":
-        """From ``run_dir``."""
-        return cls(Path(config.run_dir))
-
-    @property
-    def corpus(self) -> Path:
-        return self.root / "corpus" / "cuts_train.jsonl.gz"
-
-    @property
-    def targets(self) -> Path:
-        """Folder of the journal and of what is said about the result."""
-        whole = self.root / "targets"
-        return whole if self.part is None else whole / "parts" / f"{self.part:06d}"
-
-    @property
-    def cuts(self) -> Path:
-        return self.root / "targets" / ("cuts_train.jsonl.gz" if self.part is None else f"cuts.{self.part:06d}.jsonl")
-
-    @property
-    def review(self) -> Path:
-        return self.root / "targets" / "review.jsonl"
-
-    @property
-    def manifest(self) -> Path:
-        return self.targets / "manifest.json"
 
 
 @dataclass(frozen=True)

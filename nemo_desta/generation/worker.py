@@ -14,7 +14,8 @@ from nemo_desta.config import DestaConfig
 from nemo_desta.generation.answering import Work
 from nemo_desta.generation.engines import Engine, make_engine
 from nemo_desta.generation.parts import Part
-from nemo_desta.generation.runner import Paths, Unit, done_key, is_done, read_json, write_targets
+from nemo_desta.generation.paths import Paths
+from nemo_desta.generation.runner import Unit, done_key, is_done, read_json, write_targets
 from nemo_desta.manifests.indexing import index_jsonl
 from nemo_desta.manifests.locking import exclusive
 from nemo_desta.manifests.sources import Problems

@@ -25,7 +25,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(if $(CI),--quiet)
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # What the lock holds: the package with these extras.
-LOCK_EXTRAS := dev,lora,export,serve
+LOCK_EXTRAS := dev,lora,export,serve,ray
 LOCK_TORCH := 2.13.0
 # Pinned here and installed without its dependency PyAudio, which only live playback needs and which has no wheel for Linux.
 NO_DEPS := tinysoundfont==0.3.7

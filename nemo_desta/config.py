@@ -159,6 +159,20 @@ class GenerationConfig:
 
 
 @dataclass
+class RayConfig:
+    """Target generation by several engines on Ray (docs/targets.md)."""
+
+    address: str | None = None  # null = one engine in this process, no Ray; local = on this machine; auto = the cluster it belongs to; or host:port, ray://...
+    input: str | None = None  # cuts: Shar folder, indexed store, folder of JSONL shards or one of them; null = the training corpus of the run
+    workers: int = 2  # engines side by side
+    cpus_per_worker: float = 1.0  # cores that Ray sets aside for each
+    gpus_per_worker: float = 0.0  # GPUs likewise (engine=vllm: its tensor_parallel_size)
+    shard_cuts: int = 5000  # cuts of an output shard, which is what a worker takes at a time; shards of a Shar folder stay as they are
+    max_restarts: int = 10  # deaths of one worker; then the run stops
+    object_store_mib: int = 200  # shared memory of Ray with address=local
+
+
+@dataclass
 class DataConfig:
     """Batches for training."""
 
@@ -265,6 +279,7 @@ class DestaConfig:
     seed: int = 42  # of the fresh connector, the data order and the dropout (reference: 42)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -11,6 +11,9 @@ Measures, on synthetic rows and noise clips made for the purpose and removed aft
 * open        seconds from opening the indexed store of these rows to the first cut in the hand
 * resume      seconds to the first batch of a sampler that starts in the middle of an epoch, and that the batch is the one an unbroken run has there
 * dataloader  clips/s that a DataLoader with two workers decodes, from loose FLAC files and from Shar shards
+* tagging     clips/s of each tagger that runs here (measurements, Silero, YAMNet, Whisper), one process
+* generation  rows/s of each engine that runs here: transformers; openai against a loopback server whose replies cost nothing, which is what the client itself
+              can do; vllm where it is installed
 
 "cpu" rates divide by the processor time of the process: what one core does, also when other jobs share the machine. "wall" rates divide by the clock.
 """
@@ -23,48 +26,26 @@ import random
 import resource
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout without installation
 
-WORDS = [
-    "the",
-    "a",
-    "speaker",
-    "sounds",
-    "calm",
-    "and",
-    "clear",
-    "with",
-    "an",
-    "accent",
-    "from",
-    "near",
-    "there",
-    "is",
-    "music",
-    "in",
-    "the",
-    "background",
-    "woman",
-    "man",
-    "young",
-    "voice",
-    "happy",
-    "slow",
-    "rate",
-    "audio",
-    "quiet",
-]
+TEXT = "the a speaker sounds calm and clear with an accent from near there is music in the background woman man young voice happy slow rate audio quiet"
+WORDS = TEXT.split()
 SECONDS = 5.0  # of a clip
 RATE = 16_000
 ROWS, QUICK_ROWS = 5_000_000, 20_000
 CLIPS, QUICK_CLIPS = 1_000, 60
+ANSWERS, QUICK_ANSWERS = 200, 16  # rows of an engine
+TAGGERS = ("measured", "voice", "events", "transcript")
+LLM = "asset://smollm2-135m-instruct"
 MIB = 1 << 20
 
 
@@ -220,6 +201,102 @@ def _read(loader: Any, clips: int) -> float:
     return rest / clock.wall
 
 
+def bench_tagging(work: Path, clips: int, taggers: Sequence[str] = TAGGERS) -> dict[str, Any]:
+    """Each tagger alone on the same clips, its model loaded before."""
+    from nemo_desta.assets import AssetError
+    from nemo_desta.seed.taggers.run import tag_lines
+    from tools.tag_cuts import build
+
+    lines = (work / "clips.jsonl").read_text(encoding="utf-8").splitlines()
+    found: dict[str, Any] = {"clips": clips, "seconds_a_clip": SECONDS}
+    for name in taggers:
+        some = lines if name != "transcript" else lines[: max(16, clips // 10)]  # Whisper is the slow one
+        try:
+            tagger = build(name)
+        except (AssetError, OSError) as error:
+            found[name] = f"not measured: {error}"
+            continue
+        tag_lines(lines[:2], [tagger])  # what the first call sets up
+        with Clock() as clock:
+            for start in range(0, len(some), 16):
+                tag_lines(some[start : start + 16], [tagger])
+        found |= {f"{name}_{key}": value for key, value in clock.rates(len(some), "clips").items() if key != "seconds_wall"}
+    return found
+
+
+class CannedReplies(BaseHTTPRequestHandler):
+    """The completions protocol without a model behind it."""
+
+    protocol_version = "HTTP/1.1"
+
+    def _send(self, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Be silent."""
+
+    def do_GET(self) -> None:
+        """The list of models."""
+        self._send({"data": [{"id": "canned"}]})
+
+    def do_POST(self) -> None:
+        """An answer of 25 tokens."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._send({"choices": [{"text": " ".join(WORDS[:24]), "finish_reason": "stop"}], "usage": {"completion_tokens": 25}})
+
+
+def bench_generation(rows: int, llm: str) -> dict[str, Any]:
+    """The same rows through each engine, loaded before; greedy, at most 32 tokens an answer."""
+    import importlib.util
+    from dataclasses import replace
+
+    from nemo_desta.assets import AssetError, resolve_model
+    from nemo_desta.config import DestaConfig, GenerationConfig, ModelConfig, OpenAIConfig
+    from nemo_desta.generation.engines import make_engine
+
+    config = DestaConfig(name="bench", run_dir="none", model=ModelConfig(llm=llm, encoder="none"))
+    config.generation = GenerationConfig(temperature=0.0, max_new_tokens=32)
+    found: dict[str, Any] = {"rows": rows, "llm": llm}
+    try:
+        resolve_model(llm)
+    except AssetError as error:
+        return found | {"not measured": str(error)}
+    found["transformers"] = _engine_rates(make_engine(config), rows)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), CannedReplies)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = OpenAIConfig(base_url=f"http://127.0.0.1:{server.server_address[1]}/v1", concurrency=16)
+    config.generation = replace(config.generation, engine="openai", openai=address)
+    found["openai_canned_replies"] = _engine_rates(make_engine(config), rows)
+    server.shutdown()
+    if importlib.util.find_spec("vllm") is None:
+        return found | {"vllm": "not installed here"}
+    config.generation = replace(config.generation, engine="vllm")
+    config.generation.vllm.max_model_len = 1024
+    return found | {"vllm": _engine_rates(make_engine(config), rows)}
+
+
+def _engine_rates(engine: Any, rows: int) -> dict[str, Any]:
+    from nemo_desta.data.conversation import render_text
+    from nemo_desta.generation.plan import make_messages
+
+    messages = make_messages("What is the gender of the speaker?", "Focus on the audio clips and instructions. Answer in English in one short sentence.")
+    seeds = [f"[00:00-00:05] take number {i} (Gender: {'male' if i % 2 else 'female'}, Pitch: high, Accent: Scottish)" for i in range(rows)]
+    prompts = [render_text(messages, engine.tokenizer, [seed]) for seed in seeds]
+    try:
+        engine.generate(prompts[:2], ["warm", "up"])
+        with Clock() as clock:
+            answers = [a for start in range(0, rows, 64) for a in engine.generate(prompts[start : start + 64], seeds[start : start + 64])]
+    finally:
+        engine.close()
+    tokens = sum(answer.num_tokens for answer in answers)
+    prompt_tokens = round(sum(engine.count_tokens(prompts)) / rows)
+    return {**clock.rates(rows, "rows"), "output_tokens_per_s_wall": round(tokens / clock.wall, 1), "prompt_tokens_a_row": prompt_tokens}
+
+
 def machine() -> dict[str, Any]:
     """Where and with what it was measured."""
     import psutil
@@ -246,18 +323,27 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(item)}" for key, item in value.items())
+    return f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROWS:,} rows and {QUICK_CLIPS} clips")
     parser.add_argument("--rows", type=int, help=f"rows of the manifest (default: {ROWS:,})")
     parser.add_argument("--clips", type=int, help=f"audio clips (default: {CLIPS:,})")
-    parser.add_argument("--only", default="import,open,resume,probe,dataloader", help="measurements, with commas")
+    parser.add_argument("--answers", type=int, help=f"rows for each engine (default: {ANSWERS:,})")
+    parser.add_argument("--llm", default=LLM, help="backbone of the generation (default: %(default)s)")
+    parser.add_argument("--only", default="import,open,resume,probe,dataloader,tagging,generation", help="measurements, with commas")
     parser.add_argument("--output", type=Path, help="write the figures as JSON here")
     parser.add_argument("--work-dir", type=Path, help="where temporary files go (default: the system's folder)")
     options = parser.parse_args()
     rows = options.rows or (QUICK_ROWS if options.quick else ROWS)
     clips = options.clips or (QUICK_CLIPS if options.quick else CLIPS)
+    answers = options.answers or (QUICK_ANSWERS if options.quick else ANSWERS)
     wanted = [name.strip() for name in options.only.split(",")]
     if options.rows is not None and options.rows < 1_000:
         parser.error(f"--rows {options.rows}: at least 1,000, so that a batch can be taken from the middle of an epoch")
@@ -269,17 +355,19 @@ def main() -> int:
             "resume": lambda: bench_resume(work, rows),
             "probe": lambda: bench_probe(work, clips),
             "dataloader": lambda: bench_dataloader(work, clips, work / "clips.jsonl"),
+            "tagging": lambda: bench_tagging(work, clips),
+            "generation": lambda: bench_generation(answers, options.llm),
         }
         unknown = sorted(set(wanted) - set(measured))
         if unknown or ({"open", "resume"} & set(wanted) and "import" not in wanted):
             parser.error(f"--only {options.only}: the measurements are {', '.join(measured)}; open and resume need import")
-        if {"probe", "dataloader"} & set(wanted):
+        if {"probe", "dataloader", "tagging"} & set(wanted):
             write_clips(work / "clips", clips)
         report: dict[str, Any] = {"machine": machine(), **{name: measure() for name, measure in measured.items() if name in wanted}}
     for name, figures in report.items():
         print(name)
         for key, value in figures.items():
-            print(f"  {key}: {value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else f"  {key}: {value}")
+            print(f"  {key}: {_shown(value)}")
     if options.output:
         from nemo_desta.provenance import write_json_atomic
 

@@ -1,7 +1,7 @@
 """Do two engines give the same answers? Compares two runs of target generation row by row and lists the disagreements.
 
     python examples/generate_targets.py --config-name=desta25_mini generation.temperature=0 run_dir=runs/a
-    python examples/generate_targets.py --config-name=desta25_mini generation.temperature=0 run_dir=runs/b generation.engine=vllm
+    python examples/generate_targets.py --config-name=desta25_mini generation.temperature=0 run_dir=runs/b engine=vllm
     python tools/compare_engines.py runs/a runs/b --output disagreements.jsonl
 
 Reads targets/rows.jsonl of both. Greedy engines at the same precision differ where two tokens are nearly equally likely.

@@ -27,9 +27,10 @@ from nemo_desta.assets import AssetError
 from nemo_desta.config import DestaConfig, typed
 from nemo_desta.corpora.manifests import read_cuts
 from nemo_desta.generation.engines import make_engine
+from nemo_desta.generation.paths import Paths
 from nemo_desta.generation.plan import make_plan, vocabulary
 from nemo_desta.generation.quality import consistency
-from nemo_desta.generation.runner import PROMPTS, Paths, pool_of
+from nemo_desta.generation.runner import PROMPTS, pool_of
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -4,11 +4,9 @@ Rows are answered in batches that are fixed beforehand. A batch is one write and
 left of a half-written batch is cut away at the next start, and that batch is answered again, with the same result.
 """
 
-import contextlib
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from nemo_desta.generation.engines.base import Completion
@@ -89,19 +87,3 @@ def _parse(line: bytes) -> tuple[str, Completion] | None:
         return raw["row_id"], Completion(raw["text"], raw["finish_reason"], raw["num_tokens"])
     except (ValueError, KeyError, TypeError):
         return None
-
-
-@contextlib.contextmanager
-def exclusive(directory: Path) -> Iterator[None]:
-    """Hold a directory against a second process that would write the same journal.
-
-    Raises:
-        ValueError: another process holds it.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another process writes targets to {directory}: wait for it, or choose another run_dir") from None
-        yield  # the lock goes with the file, also when the process is killed

@@ -94,28 +94,33 @@ def make_plan(
     pool: PromptPool,
     config: GenerationConfig,
     tokenizer: Tokenizer,
+    chosen: Sequence[tuple[str, str]] | None = None,
 ) -> list[TargetRow]:
     """The rows to write, in a fixed order.
 
     Args:
         cuts: training cuts (contract C1).
         config: `focused_seed` decides what the backbone reads (`seed_for`); `attribute_weights` count for `rows > 0` only.
+        chosen: (cut id, prompt id) of each row, where a plan of more cuts than these has dealt them already.
 
     Raises:
         ValueError: no cuts, cuts without domain, two cuts with one id, a fraction outside [0, 1], or nothing to ask about them.
     """
     clips = [_Clip(cut, attributes_of(cut)) for cut in cuts]
+    if chosen is not None:
+        by_id = {clip.cut.id: clip for clip in clips}
+        return _rows(((by_id[cut], pool.by_id[prompt]) for cut, prompt in chosen), config.system_prompt, tokenizer, config.focused_seed)
     _check(clips, config)
     too_long = _Quotations(tokenizer, config.max_new_tokens)
     if config.rows > 0:
-        chosen = list(_balanced(clips, pool, config, config.attribute_weights, too_long))
-        if len(chosen) < config.rows:
-            logger.warning("generation.rows=%d, but clips and prompts give only %d different rows", config.rows, len(chosen))
+        pairs = list(_balanced(clips, pool, config, config.attribute_weights, too_long))
+        if len(pairs) < config.rows:
+            logger.warning("generation.rows=%d, but clips and prompts give only %d different rows", config.rows, len(pairs))
     else:
-        chosen = [(clip, prompt) for clip in clips for prompt in pool.sample(clip.cut, config.prompts_per_cut, config.seed, config.attribute_prompt_fraction)]
-    if not chosen:
+        pairs = [(clip, prompt) for clip in clips for prompt in pool.sample(clip.cut, config.prompts_per_cut, config.seed, config.attribute_prompt_fraction)]
+    if not pairs:
         raise ValueError(f"none of the pool's {len(pool)} prompts fits any of the {len(clips)} clips: check custom['domain'] and the attributes of the cuts")
-    return _rows(chosen, config.system_prompt, tokenizer, config.focused_seed)
+    return _rows(pairs, config.system_prompt, tokenizer, config.focused_seed)
 
 
 def seed_for(cut: Cut, prompt: Prompt, *, focused: bool) -> str:

@@ -2,14 +2,15 @@
 
 Everything lies below ``<run_dir>/targets``: ``plan.json`` (what the journal belongs to), ``rows.jsonl`` (journal of all answers), ``rejected.jsonl``,
 ``cuts_train.jsonl.gz`` (the result, contract C1) and ``manifest.json`` (contract C8; written last, so that its presence means done).
+A run on Ray (`ray_job`) does the same for each part of a large set.
 """
 
 import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,16 @@ from nemo_desta import provenance
 from nemo_desta.config import DestaConfig, GenerationConfig
 from nemo_desta.corpora.manifests import read_cuts, write_cuts, write_lines
 from nemo_desta.data.supervision import add_self_generated
-from nemo_desta.generation.answering import answer_batches
+from nemo_desta.generation.answering import Work, answer_batches
 from nemo_desta.generation.engines import Engine, check_engine, engine_settings, make_engine
 from nemo_desta.generation.engines.base import Completion
-from nemo_desta.generation.journal import Journal, exclusive
+from nemo_desta.generation.journal import Journal
+from nemo_desta.generation.paths import Paths
 from nemo_desta.generation.plan import TargetRow, make_plan, vocabulary
+from nemo_desta.generation.throughput import FILE as THROUGHPUT
+from nemo_desta.generation.throughput import log_throughput, throughput
 from nemo_desta.generation.turns import follow_ups
+from nemo_desta.manifests.locking import exclusive
 from nemo_desta.seed.describe import with_seed
 from nemo_desta.seed.prompts import POOL_DIR, PromptPool, load_pool
 
@@ -39,35 +44,26 @@ SHIPPED = "shipped"  # the package's own pool, as an entry of generation.prompt_
 
 
 @dataclass(frozen=True)
-class Paths:
-    """Files of a run that concern targets."""
+class Unit:
+    """Cuts that are asked and written together: all of a run, or a part of them.
 
-    root: Path
+    Attributes:
+        values: vocabulary of the whole set.
+        done_key: hash of all that the result depends on.
+        inputs: name -> file to be fingerprinted in the manifest.
+        chosen: see `make_plan`.
+        every_cut: also cuts without a target are written.
+        said: further entries of the manifest.
+    """
 
-    @classmethod
-    def of(cls, config: DestaConfig) -> "Paths":
-        """From ``run_dir``."""
-        return cls(Path(config.run_dir))
-
-    @property
-    def corpus(self) -> Path:
-        return self.root / "corpus" / "cuts_train.jsonl.gz"
-
-    @property
-    def targets(self) -> Path:
-        return self.root / "targets"
-
-    @property
-    def cuts(self) -> Path:
-        return self.targets / "cuts_train.jsonl.gz"
-
-    @property
-    def review(self) -> Path:
-        return self.targets / "review.jsonl"
-
-    @property
-    def manifest(self) -> Path:
-        return self.targets / "manifest.json"
+    paths: Paths
+    cuts: CutSet
+    values: Mapping[str, Sequence[str]]
+    done_key: str
+    inputs: Mapping[str, Path]
+    chosen: Sequence[tuple[str, str]] | None = None
+    every_cut: bool = False
+    said: Mapping[str, Any] = field(default_factory=dict)
 
 
 def generate_targets(config: DestaConfig, *, engine: Engine | None = None, pool: PromptPool | None = None) -> Path:
@@ -87,17 +83,29 @@ def generate_targets(config: DestaConfig, *, engine: Engine | None = None, pool:
     """
     paths, pool = Paths.of(config), pool_of(config, pool)
     check_engine(config.generation.engine)
+    if config.ray.input is not None:
+        raise ValueError(f"ray.input={config.ray.input} is read by a run on Ray: set ray.address too (local = on this machine)")
     if not paths.corpus.exists():
         raise FileNotFoundError(f"{paths.corpus} does not exist: run examples/prepare_corpus.py with the same configuration first")
-    key = _done_key(config, paths, pool)
-    if _is_done(paths, key):
+    key = done_key(config, paths, pool, provenance.sha256_file(paths.corpus))
+    if is_done(paths, key):
         logger.info("targets in %s are complete: nothing to do", paths.targets)
         return paths.cuts
     with exclusive(paths.targets):
         cuts = read_cuts(paths.corpus).to_eager()
+        unit = Unit(paths, cuts, vocabulary(cuts), key, {"cuts_train": paths.corpus})
         with _engine(engine, config) as engine:
-            _write_targets(config, paths, cuts, pool, engine, key)
+            manifest, work = write_targets(config, unit, pool, engine)
+        provenance.write_json_atomic(paths.manifest, manifest)
+        if report := throughput(work, 1, work.seconds):
+            provenance.write_json_atomic(paths.targets / THROUGHPUT, report)
+            log_throughput(report)
     return paths.cuts
+
+
+def nothing_kept(asked: int, where: Path) -> ValueError:
+    """What to say when every answer was rejected."""
+    return ValueError(f"none of the {asked} answers passed the filters: see {where}; is model.llm an instruction-tuned model?")
 
 
 def pool_of(config: DestaConfig, pool: PromptPool | None = None) -> PromptPool:
@@ -117,24 +125,33 @@ def _engine(given: Engine | None, config: DestaConfig) -> Iterator[Engine]:
             engine.close()
 
 
-def _write_targets(config: DestaConfig, paths: Paths, cuts: CutSet, pool: PromptPool, engine: Engine, key: str) -> None:
-    """Plan, answer, filter, attach, for an engine that is there."""
-    plan = make_plan(cuts, pool, config.generation, engine.tokenizer)
+def write_targets(
+    config: DestaConfig, unit: Unit, pool: PromptPool, engine: Engine, on_rows: Callable[[int], None] | None = None
+) -> tuple[dict[str, Any], Work]:
+    """Plan, answer, filter, attach, for an engine that is there; all files but the manifest.
+
+    Args:
+        on_rows: see `answer_batches`.
+
+    Returns:
+        The manifest, which the caller writes when it is content, and what this process did itself.
+    """
+    folder = unit.paths.targets
+    plan = make_plan(unit.cuts, pool, config.generation, engine.tokenizer, unit.chosen)
     asked, batches = _batched(plan, engine, config)
-    _claim(paths.targets, _identity(config, engine, plan, batches))
-    answers, seconds = _answers(paths.targets / "rows.jsonl", plan, asked, batches, engine)
+    claim(folder, _identity(config, engine, plan, batches))
+    answers, work = _answers(folder / "rows.jsonl", plan, asked, batches, engine, on_rows)
     generated = len(asked)
     if config.generation.multi_turn_fraction:
         from nemo_desta.generation.filters import reject_reason
 
-        values = vocabulary(cuts)
-        reasons = {row.row_id: reject_reason(row, answers[row.row_id], values) for row in plan}
+        reasons = {row.row_id: reject_reason(row, answers[row.row_id], unit.values) for row in plan}
         further = follow_ups(plan, answers, reasons, config.generation.multi_turn_fraction, engine.tokenizer)
         asked, batches = _batched(further, engine, config)
-        second, more = _answers(paths.targets / "rows_turn2.jsonl", further, asked, batches, engine)
-        plan, answers, seconds, generated = [*plan, *further], answers | second, seconds + more, generated + len(asked)
-    extra = {"done_key": key, "generated": generated, "seconds_of_this_process": round(seconds, 1), "engine_counters": engine.counters()}
-    _finish(config, paths, cuts, plan, answers, engine, extra)
+        second, more = _answers(folder / "rows_turn2.jsonl", further, asked, batches, engine, on_rows)
+        plan, answers, work, generated = [*plan, *further], answers | second, work + more, generated + len(asked)
+    extra = {"done_key": unit.done_key, "generated": generated, "seconds_of_this_process": round(work.seconds, 1), "engine_counters": engine.counters()}
+    return _finish(config, unit, plan, answers, engine, extra), work
 
 
 def _batched(plan: Sequence[TargetRow], engine: Engine, config: DestaConfig) -> tuple[dict[str, TargetRow], list[list[TargetRow]]]:
@@ -145,12 +162,17 @@ def _batched(plan: Sequence[TargetRow], engine: Engine, config: DestaConfig) -> 
 
 
 def _answers(
-    path: Path, plan: Sequence[TargetRow], asked: Mapping[str, TargetRow], batches: Sequence[Sequence[TargetRow]], engine: Engine
-) -> tuple[dict[str, Completion], float]:
-    """Answers by row id, from the journal as far as it goes; seconds that the rest took."""
+    path: Path,
+    plan: Sequence[TargetRow],
+    asked: Mapping[str, TargetRow],
+    batches: Sequence[Sequence[TargetRow]],
+    engine: Engine,
+    on_rows: Callable[[int], None] | None,
+) -> tuple[dict[str, Completion], Work]:
+    """Answers by row id, from the journal as far as it goes; what the rest took."""
     journal = Journal(path, [[row.row_id for row in batch] for batch in batches])
-    seconds = answer_batches(journal, batches, engine)
-    return {row.row_id: journal.answers[asked[row.text if row.text in asked else row.row_id].row_id] for row in plan}, seconds
+    work = answer_batches(journal, batches, engine, on_rows)
+    return {row.row_id: journal.answers[asked[row.text if row.text in asked else row.row_id].row_id] for row in plan}, work
 
 
 def prompt_paths(config: GenerationConfig) -> list[str | Path] | None:
@@ -196,6 +218,11 @@ def _settings(config: GenerationConfig) -> dict[str, Any]:
     return {f"generation.{key}": value for key, value in (compared | engine_settings(config)).items()}
 
 
+def run_identity(config: DestaConfig) -> dict[str, Any]:
+    """Settings and backbone: what the answers of any set depend on."""
+    return {**_settings(config.generation), "model.llm": config.model.llm, "model.revision": model_revision(config.model.llm)}
+
+
 def _identity(config: DestaConfig, engine: Engine, plan: Sequence[TargetRow], batches: Sequence[Sequence[TargetRow]]) -> dict[str, Any]:
     """All that the answers depend on."""
     digest = hashlib.sha256()
@@ -203,10 +230,9 @@ def _identity(config: DestaConfig, engine: Engine, plan: Sequence[TargetRow], ba
         for row in batch:
             digest.update(f"{row.row_id}\x1f{row.text}\x1e".encode())
         digest.update(b"\x1d")
-    model = {"model.llm": config.model.llm, "model.revision": model_revision(config.model.llm)}
     # Another number of threads or release of vLLM is no reason to refuse to go on: it may round an answer differently, and provenance names it.
     described = {key: value for key, value in engine.describe().items() if key not in ("threads", "vllm")}
-    return {**_settings(config.generation), **model, **described, "rows": len(plan), "batches": len(batches), "plan_sha256": digest.hexdigest()}
+    return {**run_identity(config), **described, "rows": len(plan), "batches": len(batches), "plan_sha256": digest.hexdigest()}
 
 
 @lru_cache(maxsize=4)
@@ -223,14 +249,14 @@ def model_revision(reference: str) -> str:
     return Path(cached).parent.name if isinstance(cached, str) else UNKNOWN
 
 
-def _claim(directory: Path, identity: dict[str, Any]) -> None:
+def claim(directory: Path, identity: dict[str, Any]) -> None:
     """Write what the journal belongs to, or check that it belongs to this run.
 
     Raises:
         ValueError: it belongs to other settings; the message names them.
     """
     path = directory / "plan.json"
-    found = _read_json(path)
+    found = read_json(path)
     if found is None:
         if (directory / "rows.jsonl").exists() and (directory / "rows.jsonl").stat().st_size:
             raise ValueError(f"{directory} has a journal of answers but no readable plan.json: choose another run_dir, or remove {directory}")
@@ -241,7 +267,7 @@ def _claim(directory: Path, identity: dict[str, Any]) -> None:
         raise ValueError(f"{directory} holds targets of other settings ({listed}): choose another run_dir, or remove {directory} to write them anew")
 
 
-def _done_key(config: DestaConfig, paths: Paths, pool: PromptPool) -> str:
+def done_key(config: DestaConfig, paths: Paths, pool: PromptPool, corpus_sha256: str, **further: Any) -> str:
     """Hash of all that the result depends on and that is quick to read: no model is loaded to find that a run is complete."""
     from nemo_desta.generation import filters
     from nemo_desta.seed import matching
@@ -253,20 +279,22 @@ def _done_key(config: DestaConfig, paths: Paths, pool: PromptPool) -> str:
         "drop_rejected": config.generation.drop_rejected,
         "llm": config.model.llm,
         "precision": config.model.llm_precision,
-        "corpus": provenance.sha256_file(paths.corpus),
+        "corpus": corpus_sha256,
         "pool": hashlib.sha256(prompts.encode()).hexdigest(),
         "filters": [provenance.sha256_file(path) for path in sources],
         **({"review": provenance.sha256_file(paths.review)} if paths.review.exists() else {}),
+        **further,
     }
     return hashlib.sha256(json.dumps(provenance.plain(parts), sort_keys=True).encode()).hexdigest()
 
 
-def _is_done(paths: Paths, key: str) -> bool:
-    manifest = _read_json(paths.manifest) or {}
+def is_done(paths: Paths, key: str) -> bool:
+    """Whether the result is there, whole, and what would be written now."""
+    manifest = read_json(paths.manifest) or {}
     return manifest.get("done_key") == key and paths.cuts.exists() and manifest.get("output_sha256") == provenance.sha256_file(paths.cuts)
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -278,29 +306,28 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _finish(
-    config: DestaConfig, paths: Paths, cuts: CutSet, plan: Sequence[TargetRow], answers: Mapping[str, Completion], engine: Engine, extra: Mapping[str, Any]
-) -> None:
-    """Filter the answers, attach the good ones to their cuts, write result and manifest."""
+    config: DestaConfig, unit: Unit, plan: Sequence[TargetRow], answers: Mapping[str, Completion], engine: Engine, extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Filter the answers, attach the good ones to their cuts, write the result; the manifest."""
     from nemo_desta.generation.filters import reject_reason
     from nemo_desta.generation.quality import prompt_statistics
     from nemo_desta.generation.review import overrule, read_verdicts
     from nemo_desta.generation.statistics import summary
 
-    values = vocabulary(cuts)
-    filtered = {row.row_id: reject_reason(row, answers[row.row_id], values) for row in plan}
+    paths = unit.paths
+    filtered = {row.row_id: reject_reason(row, answers[row.row_id], unit.values) for row in plan}
     reasons = overrule(filtered, read_verdicts(paths.review))
     write_lines(paths.targets / "rejected.jsonl", (_rejected_line(row, answers[row.row_id], reason) for row in plan if (reason := reasons[row.row_id])))
     kept = [row for row in plan if reasons[row.row_id] is None or not config.generation.drop_rejected]
-    if not kept:
-        rejected = paths.targets / "rejected.jsonl"
-        raise ValueError(f"none of the {len(plan)} answers passed the filters: see {rejected}; is model.llm an instruction-tuned model?")
+    if not kept and paths.part is None:
+        raise nothing_kept(len(plan), paths.targets / "rejected.jsonl")
     provider = _provider(config, engine)
-    write_cuts(paths.cuts, _with_targets(cuts, kept, answers, provider))
+    write_cuts(paths.cuts, _with_targets(unit.cuts, kept, answers, provider, unit.every_cut))
     provenance.write_json_atomic(paths.targets / PROMPTS, prompt_statistics(plan, answers, reasons))
     counts = summary(plan, answers, reasons)
-    extra = {**extra, "output_sha256": provenance.sha256_file(paths.cuts), "generator": provider, "targets": counts}
-    provenance.write_json_atomic(paths.manifest, provenance.manifest(config, {"cuts_train": paths.corpus}, **extra))
     logger.info("targets: %d of %d answers kept (%.0f %%), in %s", counts["kept"], counts["asked"], 100 * counts["yield"], paths.cuts)
+    extra = {**extra, "output_sha256": provenance.sha256_file(paths.cuts), "generator": provider, "targets": counts, **unit.said}
+    return provenance.manifest(config, unit.inputs, **extra)
 
 
 def _provider(config: DestaConfig, engine: Engine) -> dict[str, Any]:
@@ -310,8 +337,10 @@ def _provider(config: DestaConfig, engine: Engine) -> dict[str, Any]:
     return {"model": config.model.llm, "revision": model_revision(config.model.llm), **engine.describe(), **sampling}
 
 
-def _with_targets(cuts: CutSet, kept: Sequence[TargetRow], answers: Mapping[str, Completion], provider: Mapping[str, Any]) -> Iterable[Any]:
-    """The cuts that have a target, in corpus order, each with its seed description and its rows in plan order.
+def _with_targets(
+    cuts: CutSet, kept: Sequence[TargetRow], answers: Mapping[str, Completion], provider: Mapping[str, Any], every_cut: bool
+) -> Iterable[Any]:
+    """The cuts that have a target (or all), in corpus order, each with its seed description and its rows in plan order.
 
     ``custom["seed_description"]`` is the clip's whole description; a row's ``generator["seed_text"]`` is what the backbone read, which may be a part of it.
     """
@@ -319,11 +348,11 @@ def _with_targets(cuts: CutSet, kept: Sequence[TargetRow], answers: Mapping[str,
     for row in kept:
         rows.setdefault(row.cut_id, []).append(row)
     for cut in cuts:
-        if cut.id not in rows:
+        if cut.id not in rows and not every_cut:
             continue
         if not (cut.custom or {}).get("seed_description"):
             cut = with_seed(cut)
-        for row in rows[cut.id]:
+        for row in rows.get(cut.id, ()):
             answer = answers[row.row_id]
             prompt_sha256 = hashlib.sha256(row.text.encode()).hexdigest()
             cut = add_self_generated(

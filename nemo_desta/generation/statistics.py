@@ -37,9 +37,25 @@ def summary(plan: Sequence[TargetRow], answers: Mapping[str, Completion], reason
     }
 
 
+def merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The summary of a whole from those of its parts; the same as `summary` of all rows (to rounding)."""
+    asked, kept = (sum(part[name] for part in parts) for name in ("asked", "kept"))
+    filters = {name: sum(part["rejected_by_filter"][name] for part in parts) for name in parts[0]["rejected_by_filter"]}
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
+    for name in (key for key in parts[0] if key.startswith("yield_by_")):
+        members = sorted({member for part in parts for member in part[name]})
+        groups[name] = {member: _rates([part[name][member] for part in parts if member in part[name]]) for member in members}
+    tokens = sum(part["tokens"] * part["kept"] for part in parts) / kept if kept else 0.0
+    return {**_rates([{"asked": asked, "kept": kept}]), "tokens": tokens, "rejected_by_filter": filters, **groups}
+
+
+def _rates(counts: Sequence[Mapping[str, int]]) -> dict[str, Any]:
+    asked, kept = (sum(one[name] for one in counts) for name in ("asked", "kept"))
+    return {"asked": asked, "kept": kept, "yield": kept / asked if asked else 0.0}
+
+
 def _counts(rows: Sequence[TargetRow], reasons: Mapping[str, str | None]) -> dict[str, Any]:
-    kept = sum(reasons[row.row_id] is None for row in rows)
-    return {"asked": len(rows), "kept": kept, "yield": kept / len(rows) if rows else 0.0}
+    return _rates([{"asked": len(rows), "kept": sum(reasons[row.row_id] is None for row in rows)}])
 
 
 def _grouped(plan: Sequence[TargetRow], reasons: Mapping[str, str | None], key: Callable[[TargetRow], str | None]) -> dict[str, dict[str, Any]]:

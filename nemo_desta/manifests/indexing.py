@@ -42,11 +42,12 @@ def index_files(files: Sequence[Path], problems: Problems | None = None) -> dict
     if (folder / PLAN).is_file():
         raise ValueError(f"{folder} is the output of another command, which indexes it itself: run that command again")
     with exclusive(folder), explain_full_disk(folder, "the JSONL files are untouched"):
-        shards = [_index_one(f, problems) for f in files]
+        shards = [index_jsonl(f, problems) for f in files]
         return describe(folder, shards, problems=problems.as_dict())
 
 
-def _index_one(file: Path, problems: Problems) -> dict[str, Any]:
+def index_jsonl(file: Path, problems: Problems) -> dict[str, Any]:
+    """Write ``.idx`` and ``.len`` beside one file; its entry in ``store.json``."""
     offsets, milliseconds, rows, sha = array("Q", [0]), array("Q"), array("Q"), hashlib.sha256()
     for number, line in enumerate(lines(file), 1):
         try:

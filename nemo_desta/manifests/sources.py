@@ -6,6 +6,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,11 +88,48 @@ def manifest_files(path: Path) -> list[Path]:
     raise ValueError(f"{path} is neither an indexed store (no {DESCRIPTION}) nor a Shar folder (no cuts.*.jsonl): finish the command that writes it")
 
 
-def file_records(file: Path, problems: Problems) -> Iterator[Record]:
-    """The cuts of one JSONL file."""
-    number = 0
+@dataclass(frozen=True)
+class Span:
+    """Some lines of a JSONL file.
+
+    Attributes:
+        first: number of the first one, from 0.
+        count: how many.
+        start: byte at which the first one begins; None where the file is compressed.
+    """
+
+    first: int
+    count: int
+    start: int | None
+
+    def lines(self, file: Path) -> Iterator[bytes]:
+        """These lines."""
+        if self.start is not None:
+            return islice(lines(file, self.start), self.count)
+        return islice(lines(file), self.first, self.first + self.count)
+
+
+def spans(file: Path, count: int | None) -> list[Span]:
+    """A file in spans of `count` lines (None = one span); what comes after a damage of a gzip file is not counted."""
+    starts, number, position = [0], 0, 0
     try:
         for number, line in enumerate(lines(file), 1):
+            position += len(line)
+            if count is not None and number % count == 0:
+                starts.append(position)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        pass  # reading the records reports it
+    sizes = [number] if count is None else [min(count, number - i * count) for i in range(len(starts))]
+    firsts = [0] if count is None else [i * count for i in range(len(starts))]
+    zipped = file.suffix == ".gz"
+    return [Span(first, size, None if zipped else start) for first, size, start in zip(firsts, sizes, starts, strict=True) if size]
+
+
+def file_records(file: Path, problems: Problems, span: Span | None = None) -> Iterator[Record]:
+    """The cuts of one JSONL file, or of some of its lines."""
+    number = 0
+    try:
+        for number, line in enumerate(span.lines(file) if span else lines(file), 1 + (span.first if span else 0)):
             if not line.strip():
                 continue
             try:

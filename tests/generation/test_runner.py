@@ -21,8 +21,9 @@ from nemo_desta.data.supervision import self_generated
 from nemo_desta.generation import journal as journal_module
 from nemo_desta.generation import runner
 from nemo_desta.generation.engines.base import LENGTH, STOP, Completion
-from nemo_desta.generation.journal import Journal, exclusive
+from nemo_desta.generation.journal import Journal
 from nemo_desta.generation.runner import generate_targets, model_revision
+from nemo_desta.manifests.locking import exclusive
 from nemo_desta.seed.describe import describe
 from nemo_desta.seed.prompts import load_pool
 from tests.generation.clips import answer, config, lively_llm
@@ -240,8 +241,9 @@ def test_a_missing_corpus_and_an_unknown_engine_are_named(tmp_path: Path) -> Non
 
 
 def test_two_processes_do_not_share_a_directory(tmp_path: Path) -> None:
-    with exclusive(tmp_path), pytest.raises(ValueError, match="another process"), exclusive(tmp_path):
-        pass
+    c = config(tmp_path)
+    with exclusive(tmp_path / "targets"), pytest.raises(ValueError, match="being written by process"):
+        generate_targets(c, engine=Parrot())
 
 
 @pytest.mark.parametrize("cut", [0, 1, 30, 75, 120, 150, 200])

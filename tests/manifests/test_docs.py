@@ -11,6 +11,8 @@ import pytest
 
 from nemo_desta.manifests.sources import records
 from tests.manifests.rows import clip, row, write_rows
+from tests.tiny import tiny_llm
+from tools.bench_data import bench_generation, bench_tagging, write_clips
 from tools.manifests import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +79,8 @@ def test_bench_data_measures(tmp_path):
         "2000",
         "--clips",
         "40",
+        "--only",
+        "import,open,resume,probe,dataloader",
         "--output",
         str(tmp_path / "b.json"),
         "--work-dir",
@@ -88,3 +92,11 @@ def test_bench_data_measures(tmp_path):
     assert report["import"]["rows_per_s_cpu"] > 0 and report["open"]["seconds_wall"] < 2 and report["resume"]["same_as_unbroken"]
     assert report["dataloader"]["shar_flac_clips_per_s_wall"] > 0 and "loose_flac_clips_per_s_wall" in done.stdout and report["machine"]["cores"]
     assert [p.name for p in tmp_path.iterdir()] == ["b.json"]
+
+
+def test_bench_data_measures_taggers_and_engines(tmp_path):
+    write_clips(tmp_path / "clips", 6)
+    tagged = bench_tagging(tmp_path, 6, ("measured",))
+    assert tagged["measured_clips_per_s_cpu"] > 0 and tagged["clips"] == 6
+    found = bench_generation(3, str(tiny_llm(tmp_path / "llm")))
+    assert found["transformers"]["rows_per_s_cpu"] > 0 and found["openai_canned_replies"]["output_tokens_per_s_wall"] > 0 and "vllm" in found

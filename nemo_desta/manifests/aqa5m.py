@@ -249,8 +249,10 @@ def to_rows(record: Record, *, audio_root: str | None = None) -> Iterator[tuple[
         elif origin:
             yield origin["file"], _row(record, supervision, origin["id"], supervision["custom"]["messages"])
         else:
-            name = _relative(record, audio_root)
-            yield "", _row(record, supervision, name, _with_audio(supervision["custom"].get("messages") or [], name, source_of(record).get("text")))
+            own = supervision["custom"]
+            heard = [record, *(own.get("clips") or ())]
+            clips = [{"audio": _relative(clip, audio_root), "text": source_of(clip).get("text") or " "} for clip in heard]
+            yield "", _row(record, supervision, clips[0]["audio"], _with_audio(own.get("messages") or [], clips))
 
 
 def _row(record: Record, supervision: Record, name: str, messages: Any) -> Record:
@@ -276,7 +278,10 @@ def _relative(record: Record, audio_root: str | None) -> str:
     return str(pure)
 
 
-def _with_audio(messages: list[Record], name: str, text: str | None) -> list[Record]:
-    """The messages of our own form (no audios) in the published one: the turn with the locator names the clip."""
-    clip = {"audio": name, "text": text or " "}
-    return [{**m, "audios": [clip] * m["content"].count(LOCATOR)} if LOCATOR in m["content"] and "audios" not in m else m for m in messages]
+def _with_audio(messages: list[Record], clips: list[Record]) -> list[Record]:
+    """The messages of our own form (no audios) in the published one: a turn with locators names its clips; the first one again where none is left."""
+    remaining = iter(clips)
+    return [
+        {**m, "audios": [next(remaining, clips[0]) for _ in range(m["content"].count(LOCATOR))]} if LOCATOR in m["content"] and "audios" not in m else m
+        for m in messages
+    ]

@@ -16,6 +16,7 @@ from nemo_desta.manifests.aqa5m import check_row, domain_of, is_regular, parse_s
 from nemo_desta.manifests.aqa5m_export import export_aqa5m
 from nemo_desta.manifests.aqa5m_import import PROBLEMS, ImportOptions, import_aqa5m
 from nemo_desta.manifests.store import IndexedStore
+from tests.manifests.cuts import cut as made_cut
 from tests.manifests.rows import TAGGED, clip, read_rows, row, write_rows
 
 
@@ -290,3 +291,14 @@ def test_our_own_cuts_are_exported_in_the_published_form(tmp_path):
     assert made["messages"] == [{"role": "user", "content": "<|AUDIO|>\n\nHow?", "audios": [{"audio": "CREMA/1.wav", "text": "It is late"}]}]
     with pytest.raises(ValueError, match="--overwrite"):
         export_aqa5m(source, tmp_path / "out")
+
+
+def test_a_row_about_several_clips_names_each_of_them(tmp_path):
+    first, second = (made_cut(i, tmp_path / "audio") for i in range(2))
+    (row_of,) = first["supervisions"][1:]
+    row_of["custom"]["messages"] = [{"role": "user", "content": "Clip 1: <|AUDIO|>\nClip 2: <|AUDIO|>\n\nWhich is longer?"}]
+    row_of["custom"]["clips"] = [{**second, "supervisions": second["supervisions"][:1]}]
+    export_aqa5m(write_rows(tmp_path / "cuts.jsonl", [first]), tmp_path / "out", audio_root=str(tmp_path))
+    (made,) = read_rows(tmp_path / "out/rows.jsonl")
+    assert made["id"] == "audio/0.wav"
+    assert made["messages"][0]["audios"] == [{"audio": f"audio/{i}.wav", "text": f"words of clip {i}"} for i in range(2)]

@@ -151,12 +151,10 @@ class DestaDataset(Dataset[StepBatch]):
         several = any((row.custom or {}).get(CLIPS) for cut in cuts for row in self_generated(cut))
         for cut in cuts:
             try:
-                clip = self._clip(cut)
+                clip = self._shared_clip(cut, heard) if several else self._clip(cut)
             except ValueError as error:
                 skipped += [(row.id, str(error)) for row in self_generated(cut)]
                 continue
-            if several:
-                heard[clip_key(cut)] = clip
             for row in self_generated(cut):
                 try:
                     others = further_clips(row)
@@ -175,14 +173,18 @@ class DestaDataset(Dataset[StepBatch]):
         taps = self.cache.get(key) if self.cache is not None else None
         return Clip(key, taps_NTD=taps) if taps is not None else Clip(key, samples_T=load_samples(cut))
 
-    def _further_clip(self, cut: DataCut, heard: dict[str, Clip]) -> Clip:
+    def _shared_clip(self, cut: DataCut, heard: dict[str, Clip]) -> Clip:
+        """A clip that was heard before, or now."""
         key = clip_key(cut)
         if key not in heard:
-            try:
-                heard[key] = self._clip(cut)
-            except ValueError as error:
-                raise ValueError(f"clip {cut.id}: {error}") from error
+            heard[key] = self._clip(cut)
         return heard[key]
+
+    def _further_clip(self, cut: DataCut, heard: dict[str, Clip]) -> Clip:
+        try:
+            return self._shared_clip(cut, heard)
+        except ValueError as error:
+            raise ValueError(f"clip {cut.id}: {error}") from error
 
     def _render(self, cuts: Sequence[DataCut], row: SupervisionSegment) -> Rendered:
         """One row as tokens; ValueError where it cannot be used: no messages, another number of locators than clips, the placeholder in a text, too long."""

@@ -4,6 +4,7 @@
 ``"self_generated"`` holds one response of the backbone together with all that is needed to reproduce it.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -89,6 +90,6 @@ def further_clips(row: SupervisionSegment) -> list[MonoCut]:
     """
     found = (row.custom or {}).get(CLIPS) or []
     try:
-        return [deserialize_item({"type": "MonoCut", **record}) for record in found]
+        return [deserialize_item({"type": "MonoCut", **copy.deepcopy(record)}) for record in found]  # Lhotse takes its argument apart
     except (KeyError, TypeError, ValueError, AssertionError) as error:
         raise ValueError(f"row {row.id!r}: its further clips cannot be read ({type(error).__name__}: {error})") from error

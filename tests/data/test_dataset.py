@@ -176,6 +176,7 @@ def test_a_row_about_several_clips_survives_a_manifest(tmp_path):
     write_cuts(tmp_path / "cuts.jsonl.gz", [comparison(first, [second])])
     (cut,) = read_cuts(tmp_path / "cuts.jsonl.gz")
     (other,) = further_clips(cut.supervisions[2])
+    assert further_clips(cut.supervisions[2]) == [other], "what was read can be read again"
     assert other.id == second.id and other.supervisions[0].text == second.supervisions[0].text and clip_key(other) == clip_key(second)
     broken = fastcopy(cut.supervisions[2], custom={**cut.supervisions[2].custom, "clips": [{"id": "x"}]})
     with pytest.raises(ValueError, match="further clips cannot be read"):

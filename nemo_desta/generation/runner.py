@@ -348,7 +348,7 @@ def _with_targets(cuts: CutSet, kept: Sequence[TargetRow], answers: Mapping[str,
 def _rejected_line(row: TargetRow, answer: Completion, reason: str) -> str:
     asked = {"prompt_id": row.prompt.id, "prompt": row.prompt.text, "kind": row.prompt.kind, "attribute": row.prompt.attribute}
     gold = row.gold or (row.attributes.get(row.prompt.attribute) if row.prompt.attribute else None)
-    record = {"row_id": row.row_id, "cut_id": row.cut_id, "reason": reason, **asked, "gold": gold, "seed": row.seed, "text": answer.text}
+    record: dict[str, Any] = {"row_id": row.row_id, "cut_id": row.cut_id, "reason": reason, **asked, "gold": gold, "seed": row.seed, "text": answer.text}
     if row.others:
         record["other_clips"] = list(row.others)
     return json.dumps(record, ensure_ascii=False)

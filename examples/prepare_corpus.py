@@ -12,10 +12,9 @@ from pathlib import Path
 from nemo.core.config import hydra_runner
 from omegaconf import DictConfig
 
-from nemo_desta import assets
 from nemo_desta.cli import say_errors
 from nemo_desta.config import typed
-from nemo_desta.corpora.mixture import is_current, prepare_mixture, read_manifest, required_assets, summary_table
+from nemo_desta.corpora.mixture import ensure_mixture, read_manifest, summary_table
 from nemo_desta.modules.transcriber import WhisperTranscriber
 
 logger = logging.getLogger(__name__)
@@ -28,12 +27,7 @@ def main(raw: DictConfig) -> None:
     with say_errors("where it stopped"):
         cfg = typed(raw)
         root = Path(cfg.run_dir) / "corpus"
-        obtainable = assets.available(required_assets(cfg.corpus))
-        if is_current(cfg.corpus, root, obtainable):
-            logger.info("%s is up to date", root)
-        else:
-            transcriber = WhisperTranscriber.from_pretrained(cfg.corpus.transcribe) if cfg.corpus.transcribe else None
-            prepare_mixture(cfg.corpus, root, assets.fetch(obtainable), transcriber)
+        ensure_mixture(cfg.corpus, root, WhisperTranscriber.from_pretrained)
         summary = summary_table(read_manifest(root) or {})
     logger.info("corpus in %s\n%s", root, summary)
 

@@ -143,6 +143,7 @@ class GenerationConfig:
     prompts_per_cut: int = 1  # rows a clip gets where `rows` is 0
     attribute_prompt_fraction: float = 0.7  # share of prompts that ask for one attribute; the rest is open
     multi_turn_fraction: float = 0.0  # share of the rows that get a second turn: another question about the clip behind the first answer (paper: 0)
+    multi_audio_fraction: float = 0.0  # rows that compare two or three clips, besides those about one clip and as a share of them (paper: 0)
     temperature: float = 0.05  # paper: 0.05; 0 = greedy
     top_p: float = 1.0  # paper: 1.0
     max_new_tokens: int = 256  # of a target; longer answers are cut off and rejected

@@ -16,15 +16,17 @@ from transformers import LlamaConfig, Qwen3Config, WhisperConfig
 from nemo_desta.backbones.hf import HFBackbone
 from nemo_desta.checkpoint import trainable_state
 from nemo_desta.config import DestaConfig, typed
+from nemo_desta.evaluation.config import typed_as
 from nemo_desta.export.settings import ExportConfig
 from nemo_desta.modules.perception import Perception
 from nemo_desta.modules.qformer import QFormerConnector
 from nemo_desta.modules.whisper import WhisperTaps
 from nemo_desta.parallel.plan import ParallelSizes, plan_heads, split_layers
 from nemo_desta.serving.settings import ServeConfig
+from nemo_desta.study.config import StudyConfig, TargetSetConfig, check_study
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-NAMES = sorted(path.stem for path in CONF.glob("*.yaml") if not path.stem.startswith(("eval", "export", "serve")))  # those have schemas of their own
+NAMES = sorted(path.stem for path in CONF.glob("*.yaml") if not path.stem.startswith(("eval", "export", "serve", "study")))  # those have schemas of their own
 LLAMA_8B = LlamaConfig(
     vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8, tie_word_embeddings=False
 )
@@ -123,6 +125,15 @@ def test_every_layout_goes_with_the_recipes_of_eight_billion_and_with_the_small_
     assert path.stem == "single" or sizes.model > 1
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("study*.yaml")))
+def test_every_study_is_a_recipe_of_ours_with_sets_of_targets(name):
+    with initialize_config_dir(str(CONF), version_base=None):
+        study = typed_as(StudyConfig, compose(name))
+    check_study(study)
+    assert study.name == name and "self" in study.targets and "template" in study.targets and study.lora == [False, True]
+    assert study.base.model == load("desta25" if name == "study" else "desta25_mini").model
+
+
 def test_the_papers_optimiser_and_schedule():
     cfg = load("desta25")
     o = cfg.optim
@@ -138,7 +149,7 @@ def test_unknown_and_ill_typed_keys_are_errors_that_name_the_key(override):
     assert key in str(caught.value) or key in str(caught.value.__cause__)
 
 
-@pytest.mark.parametrize("root", [DestaConfig, ExportConfig, ServeConfig])
+@pytest.mark.parametrize("root", [DestaConfig, ExportConfig, ServeConfig, StudyConfig, TargetSetConfig])
 def test_every_key_says_what_it_means(root):
     undocumented = []
     for cls in _dataclasses(root):

@@ -28,6 +28,7 @@ LAYERS = (
     ("modules", "backbones", "data", "parallel"),
     ("models",),
     ("generation", "evaluation", "export", "serving"),
+    ("study",),
 )
 # Engines that live in environments of their own; code that imports them runs only there.
 ENGINES = {"tensorrt_llm", "triton_python_backend_utils"}

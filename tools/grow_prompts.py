@@ -25,7 +25,7 @@ from pathlib import Path
 
 import yaml
 
-from nemo_desta.seed.prompts import DOMAINS, KINDS, NEAR_DUPLICATE, Prompt, PromptPool, load_pool, nearest, normalise, parse_group, read_prompts
+from nemo_desta.seed.prompts import COMPARISON, DOMAINS, KINDS, NEAR_DUPLICATE, Prompt, PromptPool, load_pool, nearest, normalise, parse_group, read_prompts
 
 Ask = Callable[[str, int], str]
 """(request, seed) -> the model's answer."""
@@ -182,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--domain", choices=DOMAINS, required=True)
-    parser.add_argument("--kind", choices=KINDS, required=True)
+    parser.add_argument("--kind", choices=[kind for kind in KINDS if kind != COMPARISON], required=True)
     parser.add_argument("--attribute", help="for kind attribute: what is asked")
     parser.add_argument("--requires", nargs="*", default=[], help="attributes a clip must have")
     parser.add_argument("--count", type=int, default=20, help="prompts wanted")

@@ -16,7 +16,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,9 @@ from nemo_desta.assets import AssetError, resolve_model
 from nemo_desta.config import Precision
 from nemo_desta.corpora.manifests import read_cuts, write_lines
 from nemo_desta.generation.perplexity import Score, Scorer, TargetText, compare, plot, target_texts
-from nemo_desta.generation.template_targets import template_targets
+from nemo_desta.generation.template_targets import VOICES, template_targets
 
-TEMPLATES = "template"
+TEMPLATES = {voice: "template" if voice == "plain" else f"template_{voice}" for voice in VOICES}  # voice -> name of its set
 STEP = 64  # rows between two moves of the progress bar
 
 
@@ -46,13 +46,13 @@ def choose(sets: Mapping[str, list[TargetText]], limit: int) -> dict[str, list[T
     return chosen
 
 
-def measure(llm: str, paths: Mapping[str, Path], templates: bool, limit: int, precision: Precision, batch_tokens: int) -> dict[str, list[Score]]:
+def measure(llm: str, paths: Mapping[str, Path], voices: Sequence[str], limit: int, precision: Precision, batch_tokens: int) -> dict[str, list[Score]]:
     """Scores of every set."""
     scorer = Scorer(resolve_model(llm), precision)
     cuts = {name: read_cuts(path) for name, path in paths.items()}
     sets = {name: target_texts(found, scorer.tokenizer) for name, found in cuts.items()}
-    if templates:
-        sets[TEMPLATES] = target_texts(template_targets(cuts[next(iter(paths))]), scorer.tokenizer)
+    for voice in voices:
+        sets[TEMPLATES[voice]] = target_texts(template_targets(cuts[next(iter(paths))], voice), scorer.tokenizer)
     scores: dict[str, list[Score]] = {}
     for name, texts in choose(sets, limit).items():
         steps = range(0, len(texts), STEP)
@@ -82,7 +82,8 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llm", required=True, help="the backbone (asset://, hf:// or a directory)")
     parser.add_argument("--targets", action="append", required=True, metavar="NAME=PATH", help="a set of targets; the first is the backbone's own")
-    parser.add_argument("--templates", action="store_true", help="compare with template answers to the rows of the first set")
+    help_text = "compare with template answers to the rows of the first set, in these voices (default: plain)"
+    parser.add_argument("--templates", nargs="*", choices=tuple(VOICES), metavar="VOICE", help=help_text)
     parser.add_argument("--limit", type=int, default=500, help="rows of a set; 0 = all (default: %(default)s)")
     parser.add_argument("--precision", type=Precision, choices=list(Precision), default=Precision.auto)
     parser.add_argument("--batch-tokens", type=int, default=4096, help="padded tokens computed at once (default: %(default)s)")
@@ -90,9 +91,10 @@ def main(arguments: Iterable[str] | None = None) -> int:
     options = parser.parse_args(None if arguments is None else list(arguments))
     try:
         paths = {name: Path(path) for name, separator, path in (text.partition("=") for text in options.targets) if separator and name and path}
-        if len(paths) != len(options.targets) or TEMPLATES in paths:
-            raise ValueError(f"--targets {' '.join(options.targets)}: each must be NAME=PATH with a name of its own, not {TEMPLATES!r}")
-        scores = measure(options.llm, paths, options.templates, options.limit, options.precision, options.batch_tokens)
+        if len(paths) != len(options.targets) or set(TEMPLATES.values()) & set(paths):
+            raise ValueError(f"--targets {' '.join(options.targets)}: each must be NAME=PATH with a name of its own, none of {', '.join(TEMPLATES.values())}")
+        voices = options.templates or (["plain"] if options.templates is not None else [])
+        scores = measure(options.llm, paths, voices, options.limit, options.precision, options.batch_tokens)
         report = compare(scores)
         options.output.mkdir(parents=True, exist_ok=True)
         manifest = provenance.manifest({"llm": options.llm, "limit": options.limit, "precision": options.precision}, paths, report=report)

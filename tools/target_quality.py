@@ -26,9 +26,10 @@ from nemo_desta import provenance
 from nemo_desta.assets import AssetError
 from nemo_desta.config import DestaConfig, typed
 from nemo_desta.corpora.manifests import read_cuts
+from nemo_desta.generation.comparison import whole_plan
 from nemo_desta.generation.engines import make_engine
 from nemo_desta.generation.paths import Paths
-from nemo_desta.generation.plan import make_plan, vocabulary
+from nemo_desta.generation.plan import vocabulary
 from nemo_desta.generation.quality import consistency
 from nemo_desta.generation.runner import PROMPTS, pool_of
 
@@ -60,7 +61,7 @@ def ask_again(run_dir: Path, rows: int, samples: int, temperature: float) -> dic
     cuts = read_cuts(Paths.of(config).corpus).to_eager()
     engine = make_engine(dataclasses.replace(config, generation=generation))
     try:
-        plan = make_plan(cuts, pool_of(config), config.generation, engine.tokenizer)
+        plan = whole_plan(cuts, pool_of(config), config.generation, engine.tokenizer)
         chosen = sorted(plan, key=lambda row: hashlib.sha256(row.row_id.encode()).digest())[:rows]
         found = {"temperature": temperature, **consistency(chosen, engine, samples, vocabulary(cuts))}
     finally:

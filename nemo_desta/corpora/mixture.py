@@ -216,12 +216,35 @@ def prepare_mixture(
         raise ValueError(f"no corpus of the configuration gave a training clip; left out: {possible.left_out or 'none'}")
     check_disjoint((cut.custom["group"], split) for split, cuts in by_split.items() for cut in cuts)
     if cfg.transcribe is not None and transcriber is not None:
-        by_split = {split: transcribe(cuts, transcriber, source=Path(cfg.transcribe).name) for split, cuts in by_split.items()}
+        journal = root / "transcripts.jsonl"
+        by_split = {split: transcribe(cuts, transcriber, source=Path(cfg.transcribe).name, journal=journal) for split, cuts in by_split.items()}
     for split, cuts in by_split.items():
         write_cuts(root / f"cuts_{split}.jsonl.gz", cuts)
     _write_credits(root, done, by_split, asset_dirs)
     _write_manifest(cfg, root, done, possible, by_split)
     return CutSet.from_cuts(by_split["train"]), CutSet.from_cuts(by_split["test"])
+
+
+def ensure_mixture(cfg: "CorpusConfig", corpus_root: str | Path, load_transcriber: "Callable[[str], Transcriber]") -> bool:
+    """Fetch what a configuration's corpora are made from, and build what is not up to date.
+
+    Args:
+        cfg: The configuration.
+        corpus_root: Where the corpora lie.
+        load_transcriber: Loads the model that ``cfg.transcribe`` names, where it names one and there is something to build.
+
+    Returns:
+        Whether anything had to be built.
+
+    Raises:
+        ValueError, OSError: See :func:`prepare_mixture`.
+    """
+    obtainable = assets.available(required_assets(cfg))
+    if is_current(cfg, Path(corpus_root), obtainable):
+        logger.info("%s is up to date", corpus_root)
+        return False
+    prepare_mixture(cfg, corpus_root, assets.fetch(obtainable), load_transcriber(cfg.transcribe) if cfg.transcribe else None)
+    return True
 
 
 def _log_plan(possible: Plan) -> None:

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from nemo_desta.data.conversation import AudioLayout, Rendered, Tokenizer, render
 from nemo_desta.data.packing import TokenPack, left_padded, pack, split_by_tokens
-from nemo_desta.data.supervision import self_generated, source_supervision
+from nemo_desta.data.supervision import CLIPS, further_clips, self_generated, source_supervision
 from nemo_desta.data.taps_cache import TapsCache, clip_key
 
 logger = logging.getLogger(__name__)
@@ -159,27 +159,31 @@ class DestaDataset(Dataset[StepBatch]):
     def prompts(self, cuts: CutSet) -> StepBatch:
         """The same rows without their responses, filled up on the left for generation, in one micro-batch."""
         rows, skipped, seconds = self._rows(cuts)
-        asked = [(replace(rendered, input_ids=rendered.input_ids[: rendered.label_start], labels=[]), clip) for _, rendered, clip in rows]
+        asked = [(replace(rendered, input_ids=rendered.input_ids[: rendered.label_start], labels=[]), clips) for _, rendered, clips in rows]
         return StepBatch([self._pack(asked, left_padded)] if asked else [], [row_id for row_id, _, _ in rows], skipped, seconds)
 
-    def _rows(self, cuts: CutSet) -> tuple[list[tuple[str, Rendered, Clip]], list[tuple[str, str]], float]:
+    def _rows(self, cuts: CutSet) -> tuple[list[tuple[str, Rendered, list[Clip]]], list[tuple[str, str]], float]:
         """Rows that can be used with their clips, (id, reason) of the others, and the seconds of sound of the former."""
-        rows: list[tuple[str, Rendered, Clip]] = []
+        rows: list[tuple[str, Rendered, list[Clip]]] = []
         skipped: list[tuple[str, str]] = []
         seconds = 0.0
+        heard: dict[str, Clip] = {}  # where rows name further clips: those of the step, each read once however many rows name it
+        several = any((row.custom or {}).get(CLIPS) for cut in cuts for row in self_generated(cut))
         for cut in cuts:
             try:
-                clip = self._clip(cut)
+                clip = self._shared_clip(cut, heard) if several else self._clip(cut)
             except ValueError as error:
                 skipped += [(row.id, str(error)) for row in self_generated(cut)]
                 continue
             for row in self_generated(cut):
                 try:
-                    rows.append((row.id, self._render(cut, row), clip))
+                    others = further_clips(row)
+                    rendered = self._render([cut, *others], row)
+                    rows.append((row.id, rendered, [clip, *(self._further_clip(other, heard) for other in others)]))
                 except ValueError as error:
                     skipped.append((row.id, str(error)))
                 else:
-                    seconds += cut.duration
+                    seconds += cut.duration + sum(other.duration for other in others)
         return rows, skipped, seconds
 
     def _clip(self, cut: DataCut) -> Clip:
@@ -187,15 +191,28 @@ class DestaDataset(Dataset[StepBatch]):
         taps = self.cache.get(key) if self.cache is not None else None
         return Clip(key, taps_NTD=taps) if taps is not None else Clip(key, samples_T=load_samples(cut))
 
-    def _render(self, cut: DataCut, row: SupervisionSegment) -> Rendered:
-        """One row as tokens; ValueError where it cannot be used: no messages, another number of clips than one, the placeholder in a text, too long."""
+    def _shared_clip(self, cut: DataCut, heard: dict[str, Clip]) -> Clip:
+        """A clip that was heard before, or now."""
+        key = clip_key(cut)
+        if key not in heard:
+            heard[key] = self._clip(cut)
+        return heard[key]
+
+    def _further_clip(self, cut: DataCut, heard: dict[str, Clip]) -> Clip:
+        try:
+            return self._shared_clip(cut, heard)
+        except ValueError as error:
+            raise ValueError(f"clip {cut.id}: {error}") from error
+
+    def _render(self, cuts: Sequence[DataCut], row: SupervisionSegment) -> Rendered:
+        """One row as tokens; ValueError where it cannot be used: no messages, another number of locators than clips, the placeholder in a text, too long."""
         assert row.custom is not None
         if not row.custom.get("messages"):
             raise ValueError("the row has no messages")
         asks_for_words = row.custom.get("attribute") in WORDS
-        dropped = not asks_for_words and self._drops_transcript(row.id, (cut.custom or {}).get("epoch", 0))
-        text = None if dropped else source_supervision(cut).text
-        rendered = render(row.custom["messages"], self.tokenizer, self.layout, transcripts=[text], response=(row.text or "").strip())
+        dropped = not asks_for_words and self._drops_transcript(row.id, (cuts[0].custom or {}).get("epoch", 0))
+        texts = [None if dropped else source_supervision(cut).text for cut in cuts]
+        rendered = render(row.custom["messages"], self.tokenizer, self.layout, transcripts=texts, response=(row.text or "").strip())
         if len(rendered.input_ids) > self.max_tokens:
             raise ValueError(f"too long: {len(rendered.input_ids)} tokens, data.max_tokens={self.max_tokens}")
         return rendered
@@ -206,14 +223,14 @@ class DestaDataset(Dataset[StepBatch]):
         digest = hashlib.sha256(f"{self.seed}/{epoch}/{row_id}".encode()).digest()
         return int.from_bytes(digest[:8], "big") / 2**64 < self.transcript_drop_prob
 
-    def _pack(self, rows: Sequence[tuple[Rendered, Clip]], lay_out: Callable[..., TokenPack] = pack) -> MicroBatch:
+    def _pack(self, rows: Sequence[tuple[Rendered, list[Clip]]], lay_out: Callable[..., TokenPack] = pack) -> MicroBatch:
         clips: list[Clip] = []
         index_of: dict[int, int] = {}
-        for _, clip in rows:
-            if id(clip) not in index_of:  # rows of the same cut share the object
+        for clip in (clip for _, named in rows for clip in named):
+            if id(clip) not in index_of:  # rows about the same clip share the object
                 index_of[id(clip)] = len(clips)
                 clips.append(clip)
-        spans = [[index_of[id(clip)]] for _, clip in rows]
+        spans = [[index_of[id(clip)] for clip in named] for _, named in rows]
         return MicroBatch(lay_out([rendered for rendered, _ in rows], spans, self.layout.num_queries), clips)
 
 

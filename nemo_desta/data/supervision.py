@@ -4,14 +4,19 @@
 ``"self_generated"`` holds one response of the backbone together with all that is needed to reproduce it.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lhotse import SupervisionSegment
 from lhotse.cut import MonoCut
+from lhotse.serialization import deserialize_item
 from lhotse.utils import fastcopy
 
 from nemo_desta.seed.attributes import SELF_GENERATED as ROLE
+
+CLIPS = "clips"
+"""Key of a row's ``custom`` under which its further clips stand, as Lhotse cuts in plain JSON."""
 
 Message = dict[str, Any]
 """``{"role": "system" | "user" | "assistant", "content": str}``, in training and inference also ``"audios": [{"audio", "text"}]``."""
@@ -44,6 +49,7 @@ def add_self_generated(
     prompt_kind: str,
     attribute: str | None,
     generator: Mapping[str, Any],
+    clips: Sequence[MonoCut] = (),
 ) -> MonoCut:
     """A copy of ``cut`` with one more self-generated supervision.
 
@@ -53,6 +59,7 @@ def add_self_generated(
         messages: the conversation with ``<|AUDIO|>`` locators, used for training as it stands.
         prompt: the pool's prompt; ``prompt_id``, ``prompt_kind`` and ``attribute`` say which one.
         generator: provenance: model, revision, engine, temperature, top_p, max_tokens, seed, prompt_sha256, finish_reason.
+        clips: further clips of the conversation, in the order of their locators; ``cut`` is the first. The row holds what is needed to hear them.
     """
     custom = {
         "role": ROLE,
@@ -62,6 +69,27 @@ def add_self_generated(
         "prompt_kind": prompt_kind,
         "attribute": attribute,
         "generator": dict(generator),
+        **({CLIPS: [_clip_record(clip) for clip in clips]} if clips else {}),
     }
     row = SupervisionSegment(id=row_id, recording_id=cut.recording_id or cut.id, start=0.0, duration=cut.duration, channel=0, text=response, custom=custom)
     return fastcopy(cut, supervisions=[*cut.supervisions, row])
+
+
+def _clip_record(cut: MonoCut) -> dict[str, Any]:
+    """A clip without its attributes and rows: where its sound lies, and its words."""
+    source = source_supervision(cut)
+    words = SupervisionSegment(id=source.id, recording_id=source.recording_id, start=source.start, duration=source.duration, text=source.text)
+    return dict(fastcopy(cut, supervisions=[words], custom={}).to_dict())
+
+
+def further_clips(row: SupervisionSegment) -> list[MonoCut]:
+    """The clips of a row besides the cut that it belongs to, in the order of their locators; none for most rows.
+
+    Raises:
+        ValueError: what stands there is no cut.
+    """
+    found = (row.custom or {}).get(CLIPS) or []
+    try:
+        return [deserialize_item({"type": "MonoCut", **copy.deepcopy(record)}) for record in found]  # Lhotse takes its argument apart
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        raise ValueError(f"row {row.id!r}: its further clips cannot be read ({type(error).__name__}: {error})") from error

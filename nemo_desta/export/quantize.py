@@ -210,12 +210,12 @@ def _target_rows(model: "DestaModel", path: Path) -> Iterator[Row]:
 
     from nemo_desta.data.conversation import render
     from nemo_desta.data.dataset import load_samples
-    from nemo_desta.data.supervision import self_generated, source_supervision
+    from nemo_desta.data.supervision import CLIPS, self_generated, source_supervision
 
     if not path.is_file():
         raise ValueError(f"calibration.targets: there is no {path}")
     for cut in CutSet.from_file(path):
-        own = self_generated(cut)
+        own = [row for row in self_generated(cut) if not (row.custom or {}).get(CLIPS)]  # rows about one clip are enough to calibrate on
         if not own:
             continue
         with torch.inference_mode():

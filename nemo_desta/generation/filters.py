@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from nemo_desta.generation.comparison import answers_comparison
 from nemo_desta.generation.engines.base import FAILED, STOP, Completion
 from nemo_desta.generation.plan import FREE_ATTRIBUTES, NUMBER_ATTRIBUTES, TargetRow
 from nemo_desta.seed.matching import mentions, named_values, names_number, normalise, overlap
@@ -114,7 +115,9 @@ def is_english(text: str) -> bool:
 
 
 def contradiction(row: TargetRow, answer: Completion, values: Vocabulary) -> bool:
-    """The answer does not give the value of the seed (attribute questions), or gives another speaker gender or language (open questions)."""
+    """The answer does not give the value of the seed (attribute questions, comparisons), or gives another speaker gender or language (open questions)."""
+    if row.others:
+        return not answers_comparison(row, answer.text)
     if row.prompt.attribute is None:
         return any(_denies(answer.text, key, row.attributes[key], values.get(key, ())) for key in OPEN_CHECKED if key in row.attributes)
     return not gives(answer.text, row.prompt.attribute, row.attributes[row.prompt.attribute], values.get(row.prompt.attribute, ()))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from lhotse.cut import Cut
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from nemo_desta.backbones.hf import resolve_dtype
@@ -57,9 +57,10 @@ def target_texts(cuts: Iterable[Cut], tokenizer: Tokenizer) -> list[TargetText]:
         whole = (getattr(cut, "custom", None) or {}).get("seed_description") or describe(cut)
         for row in self_generated(cut):
             custom = row.custom or {}
-            seed = (custom.get("generator") or {}).get("seed_text") or whole
-            kind = custom.get("attribute") or custom.get("prompt_kind") or "open"
-            texts.append(TargetText(row.id, kind, render_text(custom["messages"], tokenizer, [seed]), (row.text or "").strip()))
+            generator = custom.get("generator") or {}
+            seeds = generator.get("seed_texts") or [generator.get("seed_text") or whole]
+            kind = (custom.get("attribute") if len(seeds) == 1 else None) or custom.get("prompt_kind") or "open"
+            texts.append(TargetText(row.id, kind, render_text(custom["messages"], tokenizer, seeds), (row.text or "").strip()))
     return texts
 
 
@@ -67,16 +68,25 @@ class Scorer:
     """The backbone as a judge of texts.
 
     Args:
-        model: directory or Hugging Face id of a causal LM with a chat template.
-        precision: of the weights.
+        model: directory or Hugging Face id of a causal LM with a chat template, or the LLM itself.
+        precision: of the weights, where they are loaded.
+        device: where they are loaded to; default: a GPU where there is one.
+        tokenizer: of an LLM that is there.
     """
 
-    def __init__(self, model: str | Path, precision: Precision = Precision.auto, device: str | None = None) -> None:
+    def __init__(
+        self, model: str | Path | nn.Module, precision: Precision = Precision.auto, device: str | None = None, *, tokenizer: Tokenizer | None = None
+    ) -> None:
+        self.model: Any
+        if isinstance(model, nn.Module):
+            assert tokenizer is not None
+            self.model, self.tokenizer, self.device = model.eval(), tokenizer, next(model.parameters()).device
+            return
         from transformers import AutoModelForCausalLM
 
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.tokenizer = load_chat_tokenizer(model)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=resolve_dtype(precision, self.device)).to(self.device).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=resolve_dtype(precision, self.device)).to(self.device).eval()
 
     def score(self, texts: Sequence[TargetText], batch_tokens: int = 4096) -> list[Score]:
         """Scores in the order of the texts; rows of like length are computed together, at most `batch_tokens` padded tokens at once."""

@@ -50,8 +50,12 @@ class TargetRow:
         prompt: of the pool.
         messages: the conversation with the audio locator, for generation (with the seed) and training (with the audio) alike.
         text: what the backbone reads when it answers: the rendered chat with the seed description in place of the audio.
-        seed: the seed description.
-        attributes: of the clip, as the seed states them.
+        seed: the seed description; of several clips one a line.
+        attributes: of the clip, as the seed states them; none where the row is about several.
+        others: cut ids of the further clips, in the order of their locators.
+        seeds: of several clips, the description of each.
+        gold: the right answer to a comparison.
+        values: of a comparison, all values of its attribute.
     """
 
     row_id: str
@@ -61,6 +65,10 @@ class TargetRow:
     text: str
     seed: str
     attributes: Mapping[str, str] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+    seeds: tuple[str, ...] = ()
+    gold: str | None = None
+    values: tuple[str, ...] = ()
 
     @property
     def domain(self) -> str:
@@ -73,10 +81,11 @@ def row_id(cut_id: str, prompt_id: str, k: int) -> str:
     return hashlib.sha256(f"{cut_id}\x1f{prompt_id}\x1f{k}".encode()).hexdigest()[:16]
 
 
-def make_messages(prompt: str, system_prompt: str) -> list[Message]:
-    """The conversation of a row; an empty system prompt leaves the turn out."""
+def make_messages(prompt: str, system_prompt: str, clips: int = 1) -> list[Message]:
+    """The conversation of a row; an empty system prompt leaves the turn out. Several clips are numbered, so that an answer can tell them apart."""
     system: list[Message] = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    return [*system, {"role": "user", "content": f"{AUDIO_LOCATOR}\n\n{prompt}"}]
+    heard = AUDIO_LOCATOR if clips == 1 else "\n".join(f"Clip {number}: {AUDIO_LOCATOR}" for number in range(1, clips + 1))
+    return [*system, {"role": "user", "content": f"{heard}\n\n{prompt}"}]
 
 
 def vocabulary(cuts: Iterable[Cut]) -> dict[str, list[str]]:
@@ -189,7 +198,8 @@ def _check(clips: Sequence[_Clip], config: GenerationConfig) -> None:
         raise ValueError(f"{len(strange)} cuts have no custom['domain'], first {strange[0]!r}: set it to speech, sound, music or mixed")
 
 
-def _hash(*parts: object) -> int:
+def draw(*parts: object) -> int:
+    """A large number that depends on nothing but the parts."""
     return int.from_bytes(hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()[:8], "big")
 
 
@@ -211,11 +221,11 @@ class _Stratum:
         return next(self._rows, None)
 
     def _deal(self) -> Iterator[tuple[_Clip, Prompt]]:
-        members = _groups_in_turn(sorted(self.members, key=lambda m: _hash(self.seed, "clip", *self.name, m[0].cut.id)))
+        members = _groups_in_turn(sorted(self.members, key=lambda m: draw(self.seed, "clip", *self.name, m[0].cut.id)))
         for turn in range(MAX_ROWS_PER_STRATUM):
             for clip, prompts in members:
                 if turn < len(prompts):
-                    ranked = sorted(prompts, key=lambda p: _hash(self.seed, "prompt", clip.cut.id, p.id))
+                    ranked = sorted(prompts, key=lambda p: draw(self.seed, "prompt", clip.cut.id, p.id))
                     yield clip, ranked[turn]
 
 

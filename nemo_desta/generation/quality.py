@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nemo_desta.generation.comparison import answers_comparison
 from nemo_desta.generation.engines.base import Completion, Engine
 from nemo_desta.generation.filters import Vocabulary, gives, refusal
 from nemo_desta.generation.plan import TargetRow
@@ -103,6 +104,8 @@ def consistency(
 def _judged(row: TargetRow, texts: Sequence[str], values: Vocabulary) -> dict[str, Any]:
     attribute = row.prompt.attribute
     record: dict[str, Any] = {"row_id": row.row_id, "prompt": row.prompt.text, "attribute": attribute, "answers": list(texts)}
+    if row.gold is not None:
+        return record | {"gold": row.gold, "right": [answers_comparison(row, text) for text in texts]}
     if attribute is not None:
         gold = row.attributes[attribute]
         return record | {"gold": gold, "right": [gives(text, attribute, gold, values.get(attribute, ())) for text in texts]}

@@ -65,6 +65,8 @@ def generate_on_ray(config: DestaConfig, pool: PromptPool | None = None) -> Path
     """
     check_engine(config.generation.engine)
     _check(config.ray)
+    if fraction := config.generation.multi_audio_fraction:
+        raise ValueError(f"generation.multi_audio_fraction={fraction} draws from all clips at once: set it to 0, or leave ray.address out")
     paths, pool = Paths(Path(config.run_dir).absolute()), pool_of(config, pool)
     source = Path(config.ray.input) if config.ray.input else paths.corpus
     files = input_files(source)

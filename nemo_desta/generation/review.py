@@ -19,7 +19,7 @@ import soundfile
 from lhotse.cut import Cut
 
 from nemo_desta.corpora.manifests import read_cuts, write_atomic
-from nemo_desta.data.supervision import self_generated
+from nemo_desta.data.supervision import further_clips, self_generated
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def review_items(targets: Path, corpus: Path, count: int, seed: int = 0, rejecte
     raw = (targets / "rejected.jsonl").read_text(encoding="utf-8").splitlines() if (targets / "rejected.jsonl").exists() else []
     lines = [json.loads(line) for line in raw]
     cuts = {cut.id: cut for cut in read_cuts(corpus)} if lines else {}
-    dropped = [_rejected_item(line, cuts[line["cut_id"]]) for line in lines if line["cut_id"] in cuts]
+    dropped = [_rejected_item(line, cuts) for line in lines if line["cut_id"] in cuts]
     bad = min(len(dropped), round(count * rejected_share))
     chosen = _in_turn(kept, lambda item: (item["domain"], item["kind"]), count - bad, seed)
     return [*chosen, *_in_turn(dropped, lambda item: item["flags"][0], bad, seed)]
@@ -101,12 +101,16 @@ def _kept_item(cut: Cut, row: Any) -> dict[str, Any]:
     generator = custom.get("generator") or {}
     seed = generator.get("seed_text") or (cut.custom or {}).get("seed_description") or ""
     origin = f"{generator.get('model')} ({generator.get('engine')}, temperature {generator.get('temperature')}, {generator.get('finish_reason')})"
-    values = {"prompt": custom.get("prompt"), "kind": custom.get("attribute") or custom.get("prompt_kind"), "seed": seed, "origin": origin}
+    others = further_clips(row)
+    kind = (None if others else custom.get("attribute")) or custom.get("prompt_kind")
+    values = {"prompt": custom.get("prompt"), "kind": kind, "seed": seed, "origin": origin, "others": others}
     return _item(cut, row.id, response=row.text or "", flags=flags(row.text or "", None), **values)
 
 
-def _rejected_item(line: Mapping[str, Any], cut: Cut) -> dict[str, Any]:
-    values = {"prompt": line["prompt"], "kind": line["attribute"] or line["kind"], "seed": line["seed"], "origin": "rejected"}
+def _rejected_item(line: Mapping[str, Any], cuts: Mapping[str, Cut]) -> dict[str, Any]:
+    cut, others = cuts[line["cut_id"]], [cuts[name] for name in line.get("other_clips", ()) if name in cuts]
+    kind = (None if others else line["attribute"]) or line["kind"]
+    values = {"prompt": line["prompt"], "kind": kind, "seed": line["seed"], "origin": "rejected", "others": others}
     return _item(cut, line["row_id"], response=line["text"], flags=flags(line["text"], line["reason"]), **values)
 
 
@@ -139,9 +143,9 @@ def write_page(items: Sequence[Mapping[str, Any]], folder: Path, title: str, ver
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     shown = []
     for item in items:
-        name = f"{hashlib.sha256(item['cut_id'].encode()).hexdigest()[:16]}.flac"
-        sound = _write_audio(item["cut"], folder / "audio" / name)
-        shown.append({**{k: v for k, v in item.items() if k != "cut"}, "audio": f"audio/{name}" if sound else None, "verdict": verdicts.get(item["row_id"])})
+        sounds = [_write_audio(cut, folder) for cut in (item["cut"], *item["others"])]
+        values = {k: v for k, v in item.items() if k not in ("cut", "others")}
+        shown.append({**values, "audios": sounds, "verdict": verdicts.get(item["row_id"])})
     loader = jinja2.FileSystemLoader(Path(__file__).with_name("pages"))
     page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template("review.html.j2").render(title=title, items=shown)
     write_atomic(folder / "items.json", json.dumps([item["row_id"] for item in shown]))
@@ -149,13 +153,16 @@ def write_page(items: Sequence[Mapping[str, Any]], folder: Path, title: str, ver
     return folder / "index.html"
 
 
-def _write_audio(cut: Cut, path: Path) -> bool:
+def _write_audio(cut: Cut, folder: Path) -> str | None:
+    """The clip as a file of the page; its name relative to the folder, None where it cannot be decoded."""
+    name = f"audio/{hashlib.sha256(cut.id.encode()).hexdigest()[:16]}.flac"
+    path = folder / name
     if path.exists():
-        return True
+        return name
     try:
         samples = np.asarray(cut.load_audio(), dtype=np.float32).mean(axis=0)
         soundfile.write(path, np.clip(samples, -1.0, 1.0), cut.sampling_rate)
     except Exception as error:  # Lhotse's backends raise many kinds; a clip without sound can still be read
         logger.warning("clip %s cannot be played: %s", cut.id, error)
-        return False
-    return True
+        return None
+    return name

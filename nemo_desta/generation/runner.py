@@ -22,11 +22,12 @@ from nemo_desta.config import DestaConfig, GenerationConfig
 from nemo_desta.corpora.manifests import read_cuts, write_cuts, write_lines
 from nemo_desta.data.supervision import add_self_generated
 from nemo_desta.generation.answering import Work, answer_batches
+from nemo_desta.generation.comparison import whole_plan
 from nemo_desta.generation.engines import Engine, check_engine, engine_settings, make_engine
 from nemo_desta.generation.engines.base import Completion
 from nemo_desta.generation.journal import Journal
 from nemo_desta.generation.paths import Paths
-from nemo_desta.generation.plan import TargetRow, make_plan, vocabulary
+from nemo_desta.generation.plan import TargetRow, vocabulary
 from nemo_desta.generation.throughput import FILE as THROUGHPUT
 from nemo_desta.generation.throughput import log_throughput, throughput
 from nemo_desta.generation.turns import follow_ups
@@ -137,7 +138,7 @@ def write_targets(
         The manifest, which the caller writes when it is content, and what this process did itself.
     """
     folder = unit.paths.targets
-    plan = make_plan(unit.cuts, pool, config.generation, engine.tokenizer, unit.chosen)
+    plan = whole_plan(unit.cuts, pool, config.generation, engine.tokenizer, unit.chosen)
     asked, batches = _batched(plan, engine, config)
     claim(folder, _identity(config, engine, plan, batches))
     answers, work = _answers(folder / "rows.jsonl", plan, asked, batches, engine, on_rows)
@@ -146,7 +147,7 @@ def write_targets(
         from nemo_desta.generation.filters import reject_reason
 
         reasons = {row.row_id: reject_reason(row, answers[row.row_id], unit.values) for row in plan}
-        further = follow_ups(plan, answers, reasons, config.generation.multi_turn_fraction, engine.tokenizer)
+        further = follow_ups([row for row in plan if not row.others], answers, reasons, config.generation.multi_turn_fraction, engine.tokenizer)
         asked, batches = _batched(further, engine, config)
         second, more = _answers(folder / "rows_turn2.jsonl", further, asked, batches, engine, on_rows)
         plan, answers, work, generated = [*plan, *further], answers | second, work + more, generated + len(asked)
@@ -213,8 +214,9 @@ def make_batches(plan: Sequence[TargetRow], lengths: Sequence[int], batch_tokens
 
 def _settings(config: GenerationConfig) -> dict[str, Any]:
     compared = {key: value for key, value in provenance.plain(config).items() if key not in NOT_COMPARED}
-    if not config.multi_turn_fraction:
-        del compared["multi_turn_fraction"]  # runs from before there was such a thing stay what they are
+    for key in ("multi_turn_fraction", "multi_audio_fraction"):
+        if not compared[key]:
+            del compared[key]  # runs from before there was such a thing stay what they are
     return {f"generation.{key}": value for key, value in (compared | engine_settings(config)).items()}
 
 
@@ -347,6 +349,8 @@ def _with_targets(
     rows: dict[str, list[TargetRow]] = {}
     for row in kept:
         rows.setdefault(row.cut_id, []).append(row)
+    wanted = {name for row in kept for name in row.others}
+    others = {cut.id: cut for cut in cuts if cut.id in wanted}
     for cut in cuts:
         if cut.id not in rows and not every_cut:
             continue
@@ -354,7 +358,7 @@ def _with_targets(
             cut = with_seed(cut)
         for row in rows.get(cut.id, ()):
             answer = answers[row.row_id]
-            prompt_sha256 = hashlib.sha256(row.text.encode()).hexdigest()
+            about = {"prompt_sha256": hashlib.sha256(row.text.encode()).hexdigest(), "finish_reason": answer.finish_reason, "seed_text": row.seed}
             cut = add_self_generated(
                 cut,
                 row_id=row.row_id,
@@ -364,13 +368,16 @@ def _with_targets(
                 prompt_id=row.prompt.id,
                 prompt_kind=row.prompt.kind,
                 attribute=row.prompt.attribute,
-                generator={**provider, "prompt_sha256": prompt_sha256, "finish_reason": answer.finish_reason, "seed_text": row.seed},
+                clips=[others[name] for name in row.others],
+                generator={**provider, **about, **({"seed_texts": list(row.seeds)} if row.seeds else {})},
             )
         yield cut
 
 
 def _rejected_line(row: TargetRow, answer: Completion, reason: str) -> str:
     asked = {"prompt_id": row.prompt.id, "prompt": row.prompt.text, "kind": row.prompt.kind, "attribute": row.prompt.attribute}
-    gold = row.attributes.get(row.prompt.attribute) if row.prompt.attribute else None
-    record = {"row_id": row.row_id, "cut_id": row.cut_id, "reason": reason, **asked, "gold": gold, "seed": row.seed, "text": answer.text}
+    gold = row.gold or (row.attributes.get(row.prompt.attribute) if row.prompt.attribute else None)
+    record: dict[str, Any] = {"row_id": row.row_id, "cut_id": row.cut_id, "reason": reason, **asked, "gold": gold, "seed": row.seed, "text": answer.text}
+    if row.others:
+        record["other_clips"] = list(row.others)
     return json.dumps(record, ensure_ascii=False)

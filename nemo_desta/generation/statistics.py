@@ -25,7 +25,7 @@ def summary(plan: Sequence[TargetRow], answers: Mapping[str, Completion], reason
     tokens = [answers[row.row_id].num_tokens for row in kept]
     groups: dict[str, Callable[[TargetRow], str | None]] = {
         "kind": lambda row: row.prompt.kind,
-        "attribute": lambda row: row.prompt.attribute,
+        "attribute": lambda row: None if row.others else row.prompt.attribute,
         "domain": lambda row: row.domain,
         "language": lambda row: row.attributes.get("language"),
     }

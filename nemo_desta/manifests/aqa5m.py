@@ -7,7 +7,7 @@ lost either way.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -123,12 +123,14 @@ class RowAudio:
         text: transcript; None where the row has none, or only blanks.
         clips: audio files that the row names.
         defects: kinds of what is null, missing or odd in the row.
+        further: of a row about several clips, path and transcript of those behind the first; empty where one of them has no name.
     """
 
     name: str
     text: str | None
     clips: int
     defects: list[str]
+    further: Sequence[tuple[str, str | None]] = ()
 
 
 def check_row(row: Any) -> tuple[str | None, RowAudio]:
@@ -152,12 +154,21 @@ def check_row(row: Any) -> tuple[str | None, RowAudio]:
         defects.append("null text")
     if len(audios) > 1:
         defects.append("several clips")
-    audio = RowAudio(name if isinstance(name, str) else "", text.strip() or None if isinstance(text, str) else None, len(audios), defects)
+    audio = RowAudio(name if isinstance(name, str) else "", _words(text), len(audios), defects, _further(audios) if len(audios) > 1 else ())
     if not isinstance(row.get("response"), str) or not row["response"].strip():
         return "null response", audio
     if not usable and "null prompt" in defects:
         return "neither messages nor prompt", audio
     return None if audio.name else "neither id nor audio", audio
+
+
+def _words(text: Any) -> str | None:
+    return text.strip() or None if isinstance(text, str) else None
+
+
+def _further(audios: Sequence[Mapping[str, Any]]) -> list[tuple[str, str | None]]:
+    named = [(audio.get("audio"), _words(audio.get("text"))) for audio in audios[1:]]
+    return [(name, text) for name, text in named if isinstance(name, str)] if all(isinstance(name, str) and name for name, _ in named) else []
 
 
 def _audios(messages: Any) -> tuple[list[Mapping[str, Any]], bool]:
@@ -193,11 +204,14 @@ def domain_of(file: str, dataset: str) -> str:
     return "sound" if name in SOUND or file.startswith("audio") else "speech"
 
 
-def row_supervision(row: Mapping[str, Any], audio: RowAudio, *, row_id: str, recording_id: str, seconds: float, place: tuple[str, int]) -> Record:
+def row_supervision(
+    row: Mapping[str, Any], audio: RowAudio, *, row_id: str, recording_id: str, seconds: float, place: tuple[str, int], clips: Sequence[Record] = ()
+) -> Record:
     """The self-generated supervision of a row.
 
     Args:
         place: file stem and line number, for the way back.
+        clips: cuts of the further clips of a row about several.
     """
     usable = "null messages" not in audio.defects
     messages = row["messages"] if usable else [{"role": "user", "content": f"{LOCATOR}\n\n{row['prompt']}"}]
@@ -208,6 +222,8 @@ def row_supervision(row: Mapping[str, Any], audio: RowAudio, *, row_id: str, rec
         origin["id"] = row["id"]
     prompt = row.get("prompt")
     custom = {"role": SELF_GENERATED, "messages": messages, "prompt": prompt if isinstance(prompt, str) else None, "generator": GENERATOR, "aqa5m": origin}
+    if clips:
+        custom["clips"] = list(clips)
     return {
         "id": row_id,
         "recording_id": recording_id,
@@ -249,8 +265,10 @@ def to_rows(record: Record, *, audio_root: str | None = None) -> Iterator[tuple[
         elif origin:
             yield origin["file"], _row(record, supervision, origin["id"], supervision["custom"]["messages"])
         else:
-            name = _relative(record, audio_root)
-            yield "", _row(record, supervision, name, _with_audio(supervision["custom"].get("messages") or [], name, source_of(record).get("text")))
+            own = supervision["custom"]
+            heard = [record, *(own.get("clips") or ())]
+            clips = [{"audio": _relative(clip, audio_root), "text": source_of(clip).get("text") or " "} for clip in heard]
+            yield "", _row(record, supervision, clips[0]["audio"], _with_audio(own.get("messages") or [], clips))
 
 
 def _row(record: Record, supervision: Record, name: str, messages: Any) -> Record:
@@ -276,7 +294,10 @@ def _relative(record: Record, audio_root: str | None) -> str:
     return str(pure)
 
 
-def _with_audio(messages: list[Record], name: str, text: str | None) -> list[Record]:
-    """The messages of our own form (no audios) in the published one: the turn with the locator names the clip."""
-    clip = {"audio": name, "text": text or " "}
-    return [{**m, "audios": [clip] * m["content"].count(LOCATOR)} if LOCATOR in m["content"] and "audios" not in m else m for m in messages]
+def _with_audio(messages: list[Record], clips: list[Record]) -> list[Record]:
+    """The messages of our own form (no audios) in the published one: a turn with locators names its clips; the first one again where none is left."""
+    remaining = iter(clips)
+    return [
+        {**m, "audios": [next(remaining, clips[0]) for _ in range(m["content"].count(LOCATOR))]} if LOCATOR in m["content"] and "audios" not in m else m
+        for m in messages
+    ]

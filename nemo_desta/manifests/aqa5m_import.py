@@ -52,6 +52,7 @@ class _Row:
     row: Record
     audio: RowAudio
     number: int
+    further: Sequence[AudioInfo] = ()  # what the further clips of a row about several are
 
 
 def import_aqa5m(
@@ -172,8 +173,10 @@ class _Import:
         name = self.name = _stem(file)
         for first, chunk in self._chunks(file):
             rows = list(self._parsed(chunk, name, first))
-            infos = self.cache.lookup(row.audio.name for row in rows) if self.cache is not None else {}
+            infos = self.cache.lookup(_names(rows)) if self.cache is not None else {}
             for row in rows:
+                if row.audio.further and infos:
+                    self._add_further(row, infos, name)
                 self._take(row, infos.get(row.audio.name), name)
             if self.writer.full:
                 self._end_group()
@@ -226,6 +229,15 @@ class _Import:
                 continue
             yield _Row(row, audio, number)
 
+    def _add_further(self, row: _Row, infos: Mapping[str, AudioInfo], name: str) -> None:
+        """What the further clips of a row are; where one cannot be heard, the row is kept without any, and training skips it."""
+        found = [infos[clip] for clip, _ in row.audio.further]
+        if all(info.rate for info in found):
+            row.further = found
+            return
+        lost = next(info for info in found if not info.rate)
+        self._problem("further clip not heard", name, row.number, f"{lost.name}{': ' + lost.error if lost.error else ''}")
+
     def _take(self, row: _Row, info: AudioInfo | None, name: str) -> None:
         """Put a row to the clip in work, or begin the next."""
         if self.cache is not None:
@@ -259,7 +271,8 @@ class _Import:
         for row in rows:
             row_id = f"{name}-{row.number:08d}"
             place = (name, row.number)
-            made = row_supervision(row.row, row.audio, row_id=row_id, recording_id=cut["id"], seconds=cut["duration"], place=place)
+            clips = [self._clip(f"{row_id}-{n}", info, text) for n, (info, (_, text)) in enumerate(zip(row.further, row.audio.further, strict=False), 2)]
+            made = row_supervision(row.row, row.audio, row_id=row_id, recording_id=cut["id"], seconds=cut["duration"], place=place, clips=clips)
             cut["supervisions"].append(made)
         self.counts["rows imported"] += len(rows)
         self.counts["cuts"] += 1
@@ -277,8 +290,6 @@ class _Import:
         named = first.row.get("dataset")
         dataset = named if isinstance(named, str) and named else NO_DATASET
         text = first.row.get("seed_description")
-        many = info.channels > 1
-        channels = list(range(info.channels))
         custom = {
             "dataset": dataset,
             "domain": domain_of(file, dataset),
@@ -289,6 +300,18 @@ class _Import:
         }
         if self.cache is None:
             custom["durations"] = "seed"
+        source = source_supervision(first.audio.text, seed, cut_id=cut_id, recording_id=cut_id, seconds=seconds)
+        return {**self._sound(cut_id, info, seconds), "supervisions": [source], "custom": custom}
+
+    def _clip(self, cut_id: str, info: AudioInfo, text: str | None) -> Record:
+        """A further clip of a row: its sound and its words."""
+        seconds = min(info.seconds, MAX_SECONDS)
+        source = source_supervision(text, Seed(None, {}), cut_id=cut_id, recording_id=cut_id, seconds=seconds)
+        return {**self._sound(cut_id, info, seconds), "supervisions": [source]}
+
+    def _sound(self, cut_id: str, info: AudioInfo, seconds: float) -> Record:
+        """A cut of the beginning of a recording, without supervisions."""
+        channels = list(range(info.channels))
         recording = {
             "id": cut_id,
             "sources": [{"type": "file", "channels": channels, "source": os.path.join(self.root, info.path)}],
@@ -297,16 +320,9 @@ class _Import:
             "duration": info.samples / info.rate,
             "channel_ids": channels,
         }
-        return {
-            "id": cut_id,
-            "start": 0.0,
-            "duration": seconds,
-            "channel": channels if many else 0,
-            "supervisions": [source_supervision(first.audio.text, seed, cut_id=cut_id, recording_id=cut_id, seconds=seconds)],
-            "recording": recording,
-            "custom": custom,
-            "type": "MultiCut" if many else "MonoCut",
-        }
+        many = info.channels > 1
+        kind = "MultiCut" if many else "MonoCut"
+        return {"id": cut_id, "start": 0.0, "duration": seconds, "channel": channels if many else 0, "recording": recording, "type": kind}
 
     def _problem(self, kind: str, file: str, line: int, detail: str) -> None:
         self.counts[kind] += 1
@@ -331,6 +347,14 @@ class _Import:
             "listed": self.listed,
             "style": self.style,
         }
+
+
+def _names(rows: Sequence[_Row]) -> Iterator[str]:
+    """Audio files that rows name."""
+    for row in rows:
+        yield row.audio.name
+        for name, _ in row.audio.further:
+            yield name
 
 
 def _same_clip(a: _Row, b: _Row) -> bool:

@@ -240,15 +240,19 @@ def decontaminate(
 
 
 def _contamination(record: Record, sound: int, benchmark: Benchmark, index: TextIndex, against: Sequence[str], similarity: float) -> tuple[str, str] | None:
-    """(reason, like what) of a cut that must go."""
+    """(reason, like what) of a cut that must go: for what it is itself, or for a further clip of one of its rows."""
+    others = [clip for row in rows_of(record) for clip in row["custom"].get("clips") or ()]
     if benchmark.ids:
-        same = next((name for name in sorted(cut_names(record)) if name in benchmark.ids), None)
+        names = sorted(set().union(*(cut_names(clip) for clip in (record, *others))))
+        same = next((name for name in names if name in benchmark.ids), None)
         if same is not None:
             return "id", same
     if sound in benchmark.audio:
         return "audio", benchmark.audio[sound]
+    if benchmark.audio and (heard := next((digest for digest in hashes(others, benchmark.lengths, 1) if digest in benchmark.audio), None)) is not None:
+        return "audio", benchmark.audio[heard]
     if benchmark.texts:
-        for text in _texts(record, against):
+        for text in [*_texts(record, against), *(text for clip in others for text in _texts(clip, against))]:
             score, which = index.best(text) if word_pairs(text) else (0.0, -1)
             if score >= similarity:
                 return "text", benchmark.texts[which]

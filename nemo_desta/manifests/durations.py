@@ -6,10 +6,13 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
+
+from nemo_desta.manifests.parallel import killed_worker
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +180,10 @@ class DurationCache:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(self.num_jobs, mp_context=get_context("fork"))
         parts = [names[i : i + _BATCH] for i in range(0, len(names), _BATCH)]
-        return [info for part in self._pool.map(_probe_many, itertools.repeat(self.root), parts) for info in part]
+        try:
+            return [info for part in self._pool.map(_probe_many, itertools.repeat(self.root), parts) for info in part]
+        except BrokenProcessPool as error:
+            raise killed_worker() from error
 
     def _store(self, infos: Sequence[AudioInfo]) -> None:
         rows = [(i.name, i.path, i.rate, i.samples, i.channels, i.error, i.size, i.mtime) for i in infos]

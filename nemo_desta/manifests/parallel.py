@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context
 from typing import TypeVar
@@ -22,6 +23,9 @@ def parallel_map(function: Callable[[T], R], items: Iterable[T], num_jobs: int, 
         function: picklable.
         num_jobs: processes; 1 = in this one.
         chunk: items a task.
+
+    Raises:
+        OSError: one of the processes was killed.
     """
     if num_jobs <= 1:
         yield from map(function, items)
@@ -35,7 +39,19 @@ def parallel_map(function: Callable[[T], R], items: Iterable[T], num_jobs: int, 
                     waiting.append(pool.submit(_run, function, part))
                 if not waiting:
                     return
-                yield from waiting.popleft().result()
+                yield from _result(waiting.popleft())
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _result(future: Future[list[R]]) -> list[R]:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise killed_worker() from error
+
+
+def killed_worker() -> OSError:
+    """What to say when a process of a pool has died."""
+    return OSError("a process of the pool was killed (out of memory?): take fewer --num-jobs, and run the same command again")

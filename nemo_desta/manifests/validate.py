@@ -154,7 +154,7 @@ def _check_row(row: Record) -> Iterator[tuple[str, str, str]]:
     messages = own.get("messages")
     if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages):
         yield "error", "no messages", where
-    elif (locators := sum(m["content"].count(LOCATOR) for m in messages)) != 1:
+    elif (locators := sum(m["content"].count(LOCATOR) for m in messages)) != 1 + len(own.get("clips") or ()):
         yield "warning" if locators else "error", "number of locators", f"{where} asks for {locators} clips"
     if not (own.get("generator") or {}).get("model"):
         yield "warning", "no generator", f"{where} does not say which model wrote it"

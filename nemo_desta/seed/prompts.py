@@ -4,12 +4,15 @@ The pool is YAML, one list of groups a file (format and how to grow it: ``docs/p
 
     - group: speech-gender          # prefix of the ids
       domain: speech                # speech | sound | music | any
-      kind: attribute               # attribute | description | reasoning | instruction | roleplay | conversation
+      kind: attribute               # attribute | description | reasoning | instruction | roleplay | conversation | comparison
       attribute: gender             # for kind attribute: what is asked
       requires: [gender]            # attributes the clip must have; for kind attribute its own is implied
       prompts:
         - Is the speaker male or female?
         - {id: speech-gender-x, text: What is the gender of the speaker?}
+
+Prompts of kind ``comparison`` are about several clips at once: ``clips`` says how many, ``ask`` what of their values of ``attribute`` (`ASKS`), and
+``{value}`` stands for the value of one of them.
 
 A prompt's id is its group and a hash of its text unless it names one: it survives reordering and additions, and changes with the text.
 """
@@ -30,11 +33,16 @@ from nemo_desta.seed.attributes import ATTRIBUTES, TRANSCRIPT, attributes_of
 POOL_DIR = Path(__file__).parent / "pool"
 WEAK_FOR_SMALL = Path(__file__).parent / "weak_for_small.yaml"
 DOMAINS = ("speech", "sound", "music", "any")
-KINDS = ("attribute", "description", "reasoning", "instruction", "roleplay", "conversation")
+COMPARISON = "comparison"  # the kind about several clips
+KINDS = ("attribute", "description", "reasoning", "instruction", "roleplay", "conversation", COMPARISON)
+ASKS = ("which", "same", "count", "list", "most", "least", "sort", "open")
+VALUED_ASKS = frozenset({"which", "count"})  # their texts name a value
+MAX_CLIPS = 3
+VALUE = "{value}"
 NEAR_DUPLICATE = 0.85
 """Word-set overlap (Jaccard) from which two prompts of a kind count as the same."""
 
-_GROUP_KEYS = {"group", "domain", "kind", "attribute", "requires", "prompts"}
+_GROUP_KEYS = {"group", "domain", "kind", "attribute", "requires", "prompts", "clips", "ask"}
 _KNOWN = frozenset(ATTRIBUTES) | {TRANSCRIPT}
 _ID = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
@@ -48,8 +56,10 @@ class Prompt:
         text: what the backbone is asked.
         domain: clips it fits: ``speech``, ``sound``, ``music`` or ``any``.
         kind: one of :data:`KINDS`.
-        attribute: for kind ``attribute``, the attribute asked for; else None.
-        requires: attributes a clip must have so that its seed can answer.
+        attribute: for kinds ``attribute`` and ``comparison``, the attribute asked for; else None.
+        requires: attributes a clip must have so that its seed can answer; of several clips each.
+        clips: how many it is about.
+        ask: for kind ``comparison``, one of :data:`ASKS`.
     """
 
     id: str
@@ -58,10 +68,12 @@ class Prompt:
     kind: str
     attribute: str | None
     requires: tuple[str, ...]
+    clips: int = 1
+    ask: str | None = None
 
-    def fits(self, domain: str | None, attributes: Collection[str]) -> bool:
-        """Whether a clip of this domain that has these attributes can answer. A ``mixed`` clip takes prompts of every domain."""
-        return (self.domain in ("any", domain) or domain == "mixed") and all(key in attributes for key in self.requires)
+    def fits(self, domain: str | None, attributes: Collection[str], *, clips: int = 1) -> bool:
+        """Whether a clip of this domain that has these attributes can answer, alone or as one of several. A ``mixed`` clip takes prompts of every domain."""
+        return self.clips == clips and (self.domain in ("any", domain) or domain == "mixed") and all(key in attributes for key in self.requires)
 
 
 def normalise(text: str) -> str:
@@ -218,8 +230,9 @@ def parse_group(path: Path, index: int, raw: Any) -> list[Prompt]:
         raise _fail(path, where, f"the group's name must be lower-case letters, digits, '.', '_' and '-', got {name!r}")
     if domain not in DOMAINS or kind not in KINDS:
         raise _fail(path, where, f"domain {domain!r} must be one of {DOMAINS} and kind {kind!r} one of {KINDS}")
-    if (kind == "attribute") != (attribute is not None):
-        raise _fail(path, where, f"kind 'attribute' names an attribute and no other kind does, got kind {kind!r} with attribute {attribute!r}")
+    clips, ask = _parse_comparison(path, where, raw)
+    if (kind == "attribute" or ask not in (None, "open")) != (attribute is not None):
+        raise _fail(path, where, f"kind 'attribute' names an attribute and no other kind does, got kind {kind!r} with attribute {attribute!r}, ask {ask!r}")
     requires = raw.get("requires") or []
     if not isinstance(requires, list):
         raise _fail(path, where, f"requires must be a list of attributes, got {requires!r}")
@@ -229,7 +242,22 @@ def parse_group(path: Path, index: int, raw: Any) -> list[Prompt]:
     entries = raw.get("prompts")
     if not isinstance(entries, list) or not entries:
         raise _fail(path, where, "prompts must be a list with at least one prompt")
-    return [Prompt(*_parse_entry(path, where, name, n, entry), domain, kind, attribute, needed) for n, entry in enumerate(entries)]
+    texts = [_parse_entry(path, where, name, n, entry) for n, entry in enumerate(entries)]
+    if strays := [text for _, text in texts if (VALUE in text) != (ask in VALUED_ASKS)]:
+        raise _fail(path, where, f"{VALUE} stands in every prompt with ask {' or '.join(sorted(VALUED_ASKS))} and in no other, got {strays[0]!r}")
+    return [Prompt(prompt_id, text, domain, kind, attribute, needed, clips, ask) for prompt_id, text in texts]
+
+
+def _parse_comparison(path: Path, where: str, raw: Mapping[str, Any]) -> tuple[int, str | None]:
+    """Return ``clips`` and ``ask`` of a group; (1, None) for one that is about a single clip."""
+    clips, ask = raw.get("clips", 1), raw.get("ask")
+    if raw.get("kind") != COMPARISON:
+        if clips != 1 or ask is not None:
+            raise _fail(path, where, f"clips and ask are for kind {COMPARISON!r} only, got clips {clips!r} and ask {ask!r}")
+        return 1, None
+    if clips not in range(2, MAX_CLIPS + 1) or ask not in ASKS:
+        raise _fail(path, where, f"kind {COMPARISON!r} needs clips from 2 to {MAX_CLIPS} and an ask of {ASKS}, got clips {clips!r} and ask {ask!r}")
+    return clips, ask
 
 
 def _parse_entry(path: Path, where: str, group: str, index: int, entry: Any) -> tuple[str, str]:

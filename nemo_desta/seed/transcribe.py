@@ -4,8 +4,11 @@ The paper's pipeline does the same with whisper-large-v3. `nemo_desta.modules.tr
 the seed knows nothing of models. A machine transcript is marked in ``custom["text_source"]``, so that nobody takes it for the source's own words.
 """
 
+import json
 import logging
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -54,7 +57,7 @@ def with_text(cut: Cut, text: str, source: str) -> Cut:
     return fastcopy(cut, supervisions=[described, *cut.supervisions[1:]], custom={**(cut.custom or {}), **note})
 
 
-def transcribe(cuts: Iterable[Cut], transcriber: Transcriber, *, source: str, batch_size: int = 64) -> list[Cut]:
+def transcribe(cuts: Iterable[Cut], transcriber: Transcriber, *, source: str, batch_size: int = 64, journal: Path | None = None) -> list[Cut]:
     """Give every speech clip without text a transcript.
 
     Args:
@@ -62,25 +65,62 @@ def transcribe(cuts: Iterable[Cut], transcriber: Transcriber, *, source: str, ba
         transcriber: hears the clips.
         source: its name, for ``text_source``.
         batch_size: clips in memory at once.
+        journal: JSONL file that keeps every batch, so that what was heard before a kill is not heard again. A clip is known by its id and duration and by
+            `source`.
 
     Returns:
         The clips in their order; those in which somebody speaks have ``text`` and ``custom["text_source"]``.
 
     Raises:
         ValueError: batch_size below 1, or a clip not at 16 kHz.
+        OSError: the journal cannot be written.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     out = list(cuts)
     # Longest first, so that clips decoded together are alike.
     wanted = sorted((index for index, cut in enumerate(out) if needs_transcript(cut)), key=lambda i: (-out[i].duration, out[i].id))
+    known = _read_journal(journal, source)
     for start in range(0, len(wanted), batch_size):
-        batch = wanted[start : start + batch_size]
-        texts = transcriber.transcribe([_load(out[i]) for i in batch])
-        for i, text in zip(batch, texts, strict=True):
-            out[i] = with_text(out[i], text, source)
-        logger.info("transcribed %d of %d clips with %s", start + len(batch), len(wanted), source)
+        batch = [i for i in wanted[start : start + batch_size] if _key(out[i]) not in known]
+        texts = transcriber.transcribe([_load(out[i]) for i in batch]) if batch else []
+        heard = {_key(out[i]): text for i, text in zip(batch, texts, strict=True)}
+        if journal is not None and heard:
+            _append(journal, source, heard)
+        known |= heard
+        logger.info("transcribed %d of %d clips with %s", min(start + batch_size, len(wanted)), len(wanted), source)
+    for i in wanted:
+        out[i] = with_text(out[i], known[_key(out[i])], source)
     return out
+
+
+def _key(cut: Cut) -> str:
+    return f"{cut.id}@{cut.duration:.4f}"
+
+
+def _read_journal(journal: Path | None, source: str) -> dict[str, str]:
+    """Transcripts of earlier runs by the same source; a torn last line is left out, and its clip heard again."""
+    if journal is None or not journal.exists():
+        return {}
+    found = {}
+    for line in journal.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+            if record["source"] == source:
+                found[record["clip"]] = str(record["text"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def _append(journal: Path, source: str, heard: dict[str, str]) -> None:
+    lines = "".join(json.dumps({"clip": clip, "source": source, "text": text}, ensure_ascii=False) + "\n" for clip, text in heard.items())
+    with open(journal, "a+b") as file:
+        if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+            lines = "\n" + lines  # behind a line that a kill cut off
+        file.write(lines.encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _load(cut: Cut) -> Tensor:

@@ -7,8 +7,10 @@ import torch
 from lhotse import CutSet, Recording
 from lhotse.utils import fastcopy
 
+from nemo_desta.corpora.manifests import read_cuts, write_cuts
 from nemo_desta.data.conversation import AudioLayout
 from nemo_desta.data.dataset import DestaDataset, load_samples, training_units
+from nemo_desta.data.supervision import add_self_generated, further_clips
 from nemo_desta.data.taps_cache import TapsCache, clip_key
 from tests.tiny import PLACEHOLDER, tiny_targets, tiny_tokenizer, write_tone
 
@@ -152,3 +154,43 @@ def test_prompts_are_the_rows_without_their_responses(tmp_path):
         context = int((whole.tokens.labels_T[start:end] == -100).sum())
         assert ids[i, -context:].tolist() == whole.tokens.input_ids_T[start : start + context].tolist() and not ids[i, :-context].any()
     assert len(batch.clips) == 2 and dataset.without_cache().cache is None
+
+
+def comparison(cut, others, *, row_id="both"):
+    """The cut with one more row, which is about further clips too."""
+    locators = " ".join(["<|AUDIO|>"] * (1 + len(others)))
+    messages = [{"role": "user", "content": f"{locators}\n\nWhich is higher?"}]
+    about = {"prompt": "Which is higher?", "prompt_id": "c", "prompt_kind": "comparison", "attribute": None, "generator": {"model": "tiny"}}
+    return add_self_generated(cut, row_id=row_id, response="The second.", messages=messages, clips=others, **about)
+
+
+def test_a_row_about_several_clips_hears_each_once(tmp_path):
+    first, second, third = tiny_targets(tmp_path, clips=3, rows_each=1)
+    cuts = CutSet.from_cuts([comparison(first, [second, third]), second])
+    step = DestaDataset(tiny_tokenizer(), LAYOUT, micro_batch_tokens=10_000, max_tokens=500)[cuts]
+    assert step.row_ids == ["row-0-0", "both", "row-1-0"] and not step.skipped
+    (batch,) = step.micro_batches
+    assert len(batch.clips) == 3 and batch.tokens.clip_of_span_P.tolist() == [0, 0, 1, 2, 1], "clips in the order in which rows name them"
+    assert torch.equal(batch.clips[1].samples_T, load_samples(second)) and torch.equal(batch.clips[2].samples_T, load_samples(third))
+    assert step.audio_seconds == pytest.approx(2 * first.duration + 2 * second.duration + third.duration)
+    placeholder = tiny_tokenizer()(PLACEHOLDER)["input_ids"][0]
+    assert all((batch.tokens.input_ids_T[slots] == placeholder).all() for slots in batch.tokens.slots_PQ)
+
+
+def test_a_further_clip_that_cannot_be_heard_costs_its_row_alone(tmp_path):
+    first, second, third = tiny_targets(tmp_path, clips=3, rows_each=1)
+    (tmp_path / "audio" / "tone1.flac").unlink()
+    step = DestaDataset(tiny_tokenizer(), LAYOUT, micro_batch_tokens=10_000, max_tokens=500)[CutSet.from_cuts([comparison(first, [second]), third])]
+    assert step.row_ids == ["row-0-0", "row-2-0"] and "tone-1" in dict(step.skipped)["both"] and "undecodable" in dict(step.skipped)["both"]
+
+
+def test_a_row_about_several_clips_survives_a_manifest(tmp_path):
+    first, second = tiny_targets(tmp_path, clips=2, rows_each=1)
+    write_cuts(tmp_path / "cuts.jsonl.gz", [comparison(first, [second])])
+    (cut,) = read_cuts(tmp_path / "cuts.jsonl.gz")
+    (other,) = further_clips(cut.supervisions[2])
+    assert further_clips(cut.supervisions[2]) == [other], "what was read can be read again"
+    assert other.id == second.id and other.supervisions[0].text == second.supervisions[0].text and clip_key(other) == clip_key(second)
+    broken = fastcopy(cut.supervisions[2], custom={**cut.supervisions[2].custom, "clips": [{"id": "x"}]})
+    with pytest.raises(ValueError, match="further clips cannot be read"):
+        further_clips(broken)

@@ -62,6 +62,12 @@ def test_templates_answer_the_same_rows() -> None:
     }
 
 
+def test_the_chatty_voice_says_the_same_in_other_words() -> None:
+    plain, chatty = ({s.id: s.text for cut in template_targets(targets(), voice) for s in self_generated(cut)} for voice in ("plain", "chatty"))
+    assert plain.keys() == chatty.keys() and all("female" in chatty[i] for i in plain if "female" in plain[i])
+    assert all(len(chatty[i]) > len(plain[i]) for i in plain) and chatty["r1"].startswith("Okay folks")
+
+
 def test_sets_are_compared_on_the_rows_that_both_have() -> None:
     own = [Score("a", "gender", 2.0, 2), Score("b", "gender", 4.0, 2), Score("c", "open", 0.0, 1)]
     other = [Score("a", "gender", 4.0, 2), Score("b", "gender", 1.0, 1)]
@@ -86,4 +92,7 @@ def test_the_tool_writes_report_rows_and_plot(llm: Path, tmp_path: Path, capsys:
     assert report["sets"]["own"]["rows"] == report["sets"]["template"]["rows"] == report["paired"]["template"]["rows"] == 3
     assert (tmp_path / "out" / "perplexity.png").read_bytes().startswith(b"\x89PNG") and len((tmp_path / "out" / "rows.jsonl").read_text().splitlines()) == 6
     assert "common rows" in capsys.readouterr().out
+    assert main([*arguments, "--templates", "plain", "chatty"]) == 0
+    paired = read_json(tmp_path / "out" / "perplexity.json")["report"]["paired"]
+    assert paired.keys() == {"template", "template_chatty"}
     assert main(["--llm", str(llm), "--targets", "nameless.jsonl"]) == 1 and "NAME=PATH" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from nemo_desta.corpora.manifests import read_cuts, write_cuts
-from nemo_desta.data.supervision import self_generated
+from nemo_desta.data.supervision import add_self_generated, self_generated
 from nemo_desta.generation import runner
 from nemo_desta.generation.engines.base import LENGTH, Completion
 from nemo_desta.generation.quality import consistency, prompt_statistics
@@ -127,6 +127,19 @@ def test_the_page_has_a_balanced_sample_and_is_safe(run: Path) -> None:
     page = (run / "targets" / "review" / "index.html").read_text()
     assert "<script>alert" not in page and "&lt;script&gt;alert" in page and page.count("<article") == len(read_json(run / "targets" / "review" / "items.json"))
     assert "cannot be played" in page and len(list((run / "targets" / "review" / "audio").glob("*.flac"))) > 3
+
+
+def test_a_row_about_several_clips_can_be_heard_whole(run: Path) -> None:
+    first, *others = list(read_cuts(run / "corpus" / "cuts_train.jsonl.gz"))[:3]
+    about = {"prompt": "Which?", "prompt_id": "c", "prompt_kind": "comparison", "attribute": "gender", "generator": {"model": "m"}}
+    kept = add_self_generated(first, row_id="several", response="The first.", messages=[], clips=others, **about)
+    write_cuts(run / "targets" / "cuts_train.jsonl.gz", [kept])
+    line = json.loads((run / "targets" / "rejected.jsonl").read_text().splitlines()[0])
+    dropped = {**line, "row_id": "dropped", "cut_id": first.id, "other_clips": [others[0].id], "kind": "comparison"}
+    (run / "targets" / "rejected.jsonl").write_text(json.dumps(dropped) + "\n")
+    assert main(["build", str(run), "--count", "5"]) == 0
+    page = (run / "targets" / "review" / "index.html").read_text()
+    assert page.count("<audio") == 5 and page.count("· comparison ·") == 2
 
 
 def test_verdicts_go_from_the_page_into_the_targets(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lhotse import CutSet
 
+from nemo_desta.data.conversation import AudioLayout
+from nemo_desta.data.dataset import DestaDataset
+from nemo_desta.data.supervision import further_clips
 from nemo_desta.manifests.aqa5m import check_row, domain_of, is_regular, parse_seed, to_rows
 from nemo_desta.manifests.aqa5m_export import export_aqa5m
 from nemo_desta.manifests.aqa5m_import import PROBLEMS, ImportOptions, import_aqa5m
 from nemo_desta.manifests.store import IndexedStore
+from tests.manifests.cuts import cut as made_cut
 from tests.manifests.rows import TAGGED, clip, read_rows, row, write_rows
+from tests.tiny import PLACEHOLDER, tiny_tokenizer
 
 
 @pytest.fixture
@@ -290,3 +296,36 @@ def test_our_own_cuts_are_exported_in_the_published_form(tmp_path):
     assert made["messages"] == [{"role": "user", "content": "<|AUDIO|>\n\nHow?", "audios": [{"audio": "CREMA/1.wav", "text": "It is late"}]}]
     with pytest.raises(ValueError, match="--overwrite"):
         export_aqa5m(source, tmp_path / "out")
+
+
+def test_a_row_about_several_clips_names_each_of_them(tmp_path):
+    first, second = (made_cut(i, tmp_path / "audio") for i in range(2))
+    (row_of,) = first["supervisions"][1:]
+    row_of["custom"]["messages"] = [{"role": "user", "content": "Clip 1: <|AUDIO|>\nClip 2: <|AUDIO|>\n\nWhich is longer?"}]
+    row_of["custom"]["clips"] = [{**second, "supervisions": second["supervisions"][:1]}]
+    export_aqa5m(write_rows(tmp_path / "cuts.jsonl", [first]), tmp_path / "out", audio_root=str(tmp_path))
+    (made,) = read_rows(tmp_path / "out/rows.jsonl")
+    assert made["id"] == "audio/0.wav"
+    assert made["messages"][0]["audios"] == [{"audio": f"audio/{i}.wav", "text": f"words of clip {i}"} for i in range(2)]
+
+
+def test_a_row_about_several_clips_is_imported_with_all_of_them(tmp_path, audio):
+    def several(i: int, *names: str) -> dict:
+        audios = [{"audio": f"GLOBE/{name}.wav", "text": f"words {n}"} for n, name in enumerate(names)]
+        return row(i, messages=[{"role": "user", "content": f"{' and '.join([TAGGED] * len(names))}\n\nCompare.", "audios": audios}])
+
+    rows = [several(0, "clip_0", "clip_1", "clip_2"), several(1, "clip_1", "nowhere"), row(2)]
+    done = import_aqa5m([write_rows(tmp_path / "speech.3.jsonl", rows)], tmp_path / "store", ImportOptions(str(audio)))
+    assert done["counts"]["several clips"] == 2 and done["counts"]["further clip not heard"] == 1 and done["counts"]["rows imported"] == 3
+    store = IndexedStore(tmp_path / "store")
+    first, second, third = (store.cut(i).supervisions[1] for i in range(3))
+    others = further_clips(first)
+    assert [o.recording.sources[0].source for o in others] == [str(audio / f"GLOBE/clip_{i}.wav") for i in (1, 2)]
+    assert [o.supervisions[0].text for o in others] == ["words 1", "words 2"] and not further_clips(second) and not further_clips(third)
+    step = DestaDataset(tiny_tokenizer(), AudioLayout(PLACEHOLDER, 3), micro_batch_tokens=10_000, max_tokens=900)[
+        CutSet.from_cuts(store.cut(i) for i in range(3))
+    ]
+    assert step.row_ids == [first.id, third.id] and len(step.micro_batches[0].clips) == 3, "clip_2 is heard once for two rows"
+    assert "2 <|AUDIO|> locators" in dict(step.skipped)[second.id]
+    export_aqa5m(tmp_path / "store", tmp_path / "out")
+    assert read_rows(tmp_path / "out/speech.3.jsonl") == rows

@@ -127,6 +127,32 @@ def test_a_killed_run_goes_on_and_two_runs_exclude_each_other(tmp_path, ten):
         write_shar(ten, tmp_path / "shar", SharOptions(shard_size=3))
 
 
+DEADLY = """
+import os, signal, sys
+from pathlib import Path
+from nemo_desta.manifests import shar
+write = shar._write_shard
+def deadly(task):
+    if task[0] == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(task)
+shar._write_shard = deadly
+try:
+    shar.write_shar(Path(sys.argv[1]), Path(sys.argv[2]), shar.SharOptions(shard_size=2), num_jobs=2)
+except OSError as error:
+    print(error); sys.exit(7)
+"""
+
+
+def test_a_killed_worker_is_a_sentence_and_costs_its_shards_only(tmp_path, ten):
+    whole = write_shar(ten, tmp_path / "whole", SharOptions(shard_size=2))
+    done = subprocess.run([sys.executable, "-c", DEADLY, str(ten), str(tmp_path / "shar")], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 7 and "a process of the pool was killed" in done.stdout and "the same command again" in done.stdout, done.stderr[-2000:]
+    assert not (tmp_path / "shar/index.json").exists()
+    assert write_shar(ten, tmp_path / "shar", SharOptions(shard_size=2))["shards"] == whole["shards"]
+    assert snapshot(tmp_path / "shar") == snapshot(tmp_path / "whole") and not list((tmp_path / "shar").glob(".work*"))
+
+
 FULL = """
 import resource, sys
 from pathlib import Path

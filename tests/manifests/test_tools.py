@@ -273,6 +273,18 @@ def test_decontaminate(tmp_path):
         read_benchmark(texts=[tmp_path / "q.jsonl"], fields=["prompt"])
 
 
+def test_a_further_clip_of_a_row_is_compared_too(tmp_path):
+    made = [cut(i, tmp_path / "audio") for i in range(4)]
+    for i in (1, 2):
+        made[i]["supervisions"][-1]["custom"]["clips"] = [{key: value for key, value in made[0 if i == 1 else 3].items() if key != "supervisions"}]
+    path = manifest(tmp_path, made)
+    (tmp_path / "ids.txt").write_text("0\n")
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench/q1.wav").write_bytes((tmp_path / "audio/3.wav").read_bytes())
+    kept, removal = copied(path, tmp_path / "o.jsonl", decontaminate, read_benchmark([tmp_path / "ids.txt"], [tmp_path / "bench"]))
+    assert kept == [] and removal.counts == {"id": 2, "audio": 2}
+
+
 def test_benchmark_texts_of_every_kind(tmp_path):
     (tmp_path / "a.txt").write_text("one\n\ntwo\n")
     (tmp_path / "b.json").write_text('[{"question": "three"}]')

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lhotse import Recording
+from lhotse import CutSet, Recording
 from transformers import AutoModelForCausalLM
 
 from nemo_desta.checkpoint import CheckpointConfig, load_weights, read_config, trainable_state
 from nemo_desta.config import ConnectorConfig, ConnectorInit, LoraConfig, ModelConfig, PadTo, Precision
 from nemo_desta.data.conversation import render
 from nemo_desta.data.dataset import DestaDataset, load_samples
+from nemo_desta.data.supervision import add_self_generated
 from nemo_desta.models import DestaModel, build
 from nemo_desta.models.inference import _hear
 from nemo_desta.models.steps import train_step
@@ -73,6 +74,30 @@ def test_a_row_equals_a_plain_statement_of_the_maths(model, cuts):
     step = batch(model, type(cuts).from_cuts([single]), 10_000)
     loss, tokens = model(step.micro_batches[0])
     assert float(loss / tokens) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_step_trains_on_rows_about_several_clips(model, cuts):
+    """Packed with others as alone; every clip counts, and so does their order."""
+    first, second, third = list(cuts)[:3]
+
+    def several(row_id, cut, *others):
+        content = "\n".join(f"Clip {n}: <|AUDIO|>" for n in range(1, 2 + len(others))) + "\n\nWhich is higher?"
+        about = {"prompt": "Which is higher?", "prompt_id": "c", "prompt_kind": "comparison", "attribute": None, "generator": {"model": "tiny"}}
+        return add_self_generated(cut, row_id=row_id, response="The second.", messages=[{"role": "user", "content": content}], clips=others, **about)
+
+    rows = CutSet.from_cuts([several("a", first, second, third), second, several("b", third, first)])
+    losses = {}
+    for limit in (1, 10_000):
+        model.zero_grad()
+        step = batch(model, rows, limit)
+        assert not step.skipped and step.row_ids == ["row-0-0", "row-0-1", "a", "row-1-0", "row-1-1", "row-2-0", "row-2-1", "b"]
+        loss, _ = train_step(model, step.micro_batches, model.trainable_parameters())
+        losses[limit] = (loss, torch.cat([p.grad.flatten() for p in model.trainable_parameters()]), len({id(c) for m in step.micro_batches for c in m.clips}))
+    assert losses[1][0] == pytest.approx(losses[10_000][0], rel=1e-5) and torch.allclose(losses[1][1], losses[10_000][1], rtol=1e-3, atol=1e-6)
+    assert losses[10_000][2] == 3 and losses[1][1].abs().max() > 0
+    pairs = [CutSet.from_cuts([several("x", first, other)]) for other in (second, third)]
+    alone = [train_step(model, batch(model, pair, 10_000).micro_batches, [])[0] for pair in pairs]
+    assert alone[0] != pytest.approx(alone[1], rel=1e-6)
 
 
 def test_rows_of_a_clip_share_its_vectors(model, cuts):

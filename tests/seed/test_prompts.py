@@ -6,7 +6,7 @@ import yaml
 from lhotse.utils import fastcopy
 
 from nemo_desta.seed.attributes import ATTRIBUTES, TRANSCRIPT, attributes_of
-from nemo_desta.seed.prompts import KINDS, NEAR_DUPLICATE, WEAK_FOR_SMALL, load_pool, nearest, normalise, similarity
+from nemo_desta.seed.prompts import ASKS, COMPARISON, KINDS, NEAR_DUPLICATE, WEAK_FOR_SMALL, load_pool, nearest, normalise, similarity
 
 POOL = load_pool()
 GROUP = {"group": "g", "domain": "speech", "kind": "attribute", "attribute": "gender", "prompts": ["Man or woman?"]}
@@ -23,6 +23,9 @@ def test_pool_is_large_enough():
     assert count["sound"] + count["music"] >= 320
     assert {p.kind for p in POOL} == set(KINDS)
     for kind in KINDS:
+        if kind == COMPARISON:
+            assert sum(p.kind == kind for p in POOL) >= 60
+            continue
         assert sum(p.kind == kind and p.domain == "speech" for p in POOL) >= 30
         assert sum(p.kind == kind and p.domain in ("sound", "music") for p in POOL) >= 20
 
@@ -30,7 +33,8 @@ def test_pool_is_large_enough():
 def test_pool_has_no_near_duplicates():
     texts = [p.text for p in POOL]
     for index, prompt in enumerate(POOL):
-        same_kind = [p.text for p in POOL.prompts[:index] if p.kind == prompt.kind]
+        about = (prompt.attribute, prompt.ask, prompt.clips) if prompt.kind == COMPARISON else None  # elsewhere the same words ask something else
+        same_kind = [p.text for p in POOL.prompts[:index] if p.kind == prompt.kind and about in (None, (p.attribute, p.ask, p.clips))]
         score, other = nearest(prompt.text, same_kind)
         assert score < NEAR_DUPLICATE, f"{prompt.text!r} ~ {other!r}"
     assert len({normalise(text) for text in texts}) == len(texts)
@@ -70,7 +74,7 @@ def test_attribute_questions_are_short_and_need_their_attribute():
             assert prompt.attribute in prompt.requires
             assert len(prompt.text.split()) <= 16
         assert re.search(r'[.?!"]$', prompt.text), prompt.text
-        assert not re.search(r"<\||[\[\]{}]|text above", prompt.text), prompt.text
+        assert not re.search(r"<\||[\[\]{}]|text above", prompt.text.replace("{value}", "")), prompt.text
 
 
 def test_sampling_is_deterministic_and_depends_on_its_arguments(speech):
@@ -216,3 +220,32 @@ def test_similarity_ignores_case_and_punctuation():
     assert similarity("What IS this?", "what is this") == 1.0
     assert similarity("a b c", "a b d") == 0.5
     assert nearest("x", []) == (0.0, "")
+
+
+COMPARE = {"group": "c", "domain": "speech", "kind": COMPARISON, "attribute": "gender", "clips": 2, "ask": "which", "prompts": ["Which one is {value}?"]}
+
+
+def test_comparisons_are_about_several_clips_and_never_asked_about_one(tmp_path, speech):
+    (prompt,) = load_pool([write(tmp_path / "a.yaml", COMPARE)])
+    assert (prompt.clips, prompt.ask, prompt.requires) == (2, "which", ("gender",))
+    assert prompt.fits("speech", {"gender"}, clips=2) and not prompt.fits("speech", {"gender"}) and not prompt.fits("speech", set(), clips=2)
+    assert not any(p.kind == COMPARISON for p in POOL.answerable(speech))
+    assert {p.ask for p in POOL if p.kind == COMPARISON} == set(ASKS) and {p.clips for p in POOL if p.kind == COMPARISON} == {2, 3}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"clips": 1}, "needs clips from 2 to 3"),
+        ({"clips": 4}, "needs clips from 2 to 3"),
+        ({"ask": "who"}, "an ask of"),
+        ({"kind": "attribute"}, "clips and ask are for kind 'comparison'"),
+        ({"attribute": None}, "no other kind does"),
+        ({"ask": "open"}, "no other kind does"),
+        ({"prompts": ["Which one is it?"]}, r"\{value\} stands in every prompt with ask count or which"),
+        ({"ask": "same"}, "and in no other"),
+    ],
+)
+def test_mistakes_in_comparisons_are_named(tmp_path, change, said):
+    with pytest.raises(ValueError, match=said):
+        load_pool([write(tmp_path / "a.yaml", COMPARE | change)])

@@ -85,6 +85,27 @@ def test_nothing_to_do_asks_nobody(noise_cut):
         transcribe([noise_cut("b", 0.5).resample(8_000)], scribe, source="scribe")
 
 
+def test_what_was_heard_before_a_kill_is_not_heard_again(noise_cut, tmp_path):
+    class Mortal(Scribe):
+        def transcribe(self, samples):
+            if self.calls:
+                raise KeyboardInterrupt
+            return super().transcribe(samples)
+
+    cuts, journal = [noise_cut(name, 0.4 + 0.1 * i) for i, name in enumerate("abcde")], tmp_path / "transcripts.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        transcribe(cuts, Mortal(), source="scribe", batch_size=2, journal=journal)
+    assert len(journal.read_text().splitlines()) == 2
+    journal.write_bytes(journal.read_bytes() + b'{"clip": "a@0.4')  # a torn write
+    scribe, other, third = Scribe(), Scribe(), Scribe()
+    out = transcribe(cuts, scribe, source="scribe", batch_size=2, journal=journal)
+    assert sum(scribe.calls) == 3 and out == transcribe(cuts, Scribe(), source="scribe")
+    assert transcribe(cuts, other, source="scribe", journal=journal) == out and not other.calls
+    transcribe([noise_cut("a", 0.7)], third, source="scribe", journal=journal)
+    transcribe(cuts[:1], third, source="another", journal=journal)
+    assert third.calls == [1, 1], "another clip of that name and another transcriber are asked anew"
+
+
 def test_a_mixture_is_transcribed_by_the_one_that_the_configuration_names(tmp_path, noise_cut, monkeypatch):
     cuts = [fastcopy(noise_cut(name, 0.5, text=text), custom={"domain": "speech", **CREDIT}) for name, text in (("a", None), ("b", "known"))]
     recipe = CorpusRecipe("mute", lambda *_, **__: CutSet.from_cuts(cuts), (), "speech", "CC0-1.0", "speech without words")
@@ -95,6 +116,7 @@ def test_a_mixture_is_transcribed_by_the_one_that_the_configuration_names(tmp_pa
         mixture.prepare_mixture(cfg, tmp_path / "corpus", {})
     train, _ = mixture.prepare_mixture(cfg, tmp_path / "corpus", {}, Scribe())
     assert [(cut.supervisions[0].text, cut.custom.get("text_source")) for cut in train] == [("8000 samples", "scribe"), ("known", None)]
+    assert len((tmp_path / "corpus" / "transcripts.jsonl").read_text().splitlines()) == 1
     assert mixture.is_current(cfg, tmp_path / "corpus", ())
     assert not mixture.is_current(CorpusConfig(sources=cfg.sources), tmp_path / "corpus", ())
 

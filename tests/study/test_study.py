@@ -1,0 +1,145 @@
+"""A small study runs through, has the same rows in every arm, and does nothing twice."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from nemo_desta.config import DataConfig, DestaConfig, EvalConfig, GenerationConfig, LoraConfig, OptimConfig, TrainerConfig
+from nemo_desta.corpora.manifests import read_cuts, write_cuts
+from nemo_desta.data.supervision import self_generated
+from nemo_desta.study import run
+from nemo_desta.study.arms import Paths, arm_config, arms
+from nemo_desta.study.config import StudyConfig, TargetSetConfig, Writer, check_study
+from nemo_desta.study.language import Instruction, answer_perplexity, instruction_following, load_instructions, untouched
+from nemo_desta.study.report import table
+from nemo_desta.study.run import run_study
+from nemo_desta.study.targets import common_rows
+from tests.evaluation.toys import make_cuts
+from tests.tiny import read_json, tiny_model_config
+
+pytestmark = pytest.mark.timeout(900)
+SETS = {"self": TargetSetConfig(about="own"), "other": TargetSetConfig(), "template": TargetSetConfig(writer=Writer.template)}
+
+
+def config(root: Path) -> StudyConfig:
+    """Two tiny random LLMs and templates; random answers pass no filter, so they are all kept."""
+    model = dataclasses.replace(tiny_model_config(root / "parts", dropout=0.0), lora=LoraConfig(rank=2))
+    other = root / "other"
+    if not other.exists():
+        tiny_model_config(other)
+        llm = LlamaForCausalLM.from_pretrained(other / "llm")
+        torch.manual_seed(3)
+        torch.nn.init.normal_(llm.model.layers[0].mlp.down_proj.weight)
+        llm.save_pretrained(other / "llm")
+    base = DestaConfig(
+        name="toy",
+        run_dir="unused",
+        model=model,
+        generation=GenerationConfig(rows=24, temperature=0.0, max_new_tokens=5, batch_tokens=3000, drop_rejected=False, attribute_prompt_fraction=1.0),
+        data=DataConfig(batch_rows=4, micro_batch_tokens=1200, num_buckets=1, num_workers=0, max_tokens=600),
+        optim=OptimConfig(lr=3e-2, warmup_steps=0),
+        trainer=TrainerConfig(max_steps=2, accelerator="cpu", checkpoint_every_steps=2, log_every_steps=1, tensorboard=False),
+        eval=EvalConfig(max_items_per_attribute=2, max_new_tokens=3, batch_rows=8, bootstrap=10, retention_prompts=2),
+    )
+    targets = dict(SETS) | {"other": TargetSetConfig(llm=str(other / "llm"))}
+    return StudyConfig(name="toy", run_dir=str(root / "study"), base=base, targets=targets, rows=16, perplexity_rows=8, instructions=2)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyConfig, dict]:
+    """A finished study whose corpus was there."""
+    root = tmp_path_factory.mktemp("study")
+    cfg = config(root)
+    cuts = make_cuts(root / "audio", per_domain=6)
+    for split in ("train", "test"):
+        path = Path(cfg.run_dir) / "corpus" / f"cuts_{split}.jsonl.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_cuts(path, cuts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "ensure_mixture", lambda *arguments: False)
+        return cfg, run_study(cfg)
+
+
+def test_every_arm_has_the_same_rows_and_steps(done: tuple[StudyConfig, dict]) -> None:
+    cfg, results = done
+    paths = Paths(Path(cfg.run_dir))
+    rows = {name: {row.id: row for cut in read_cuts(paths.targets(name)) for row in self_generated(cut)} for name in cfg.targets}
+    assert len(rows["self"]) == results["rows"]["rows"] == 16 and rows["self"].keys() == rows["other"].keys() == rows["template"].keys()
+    assert all(rows["self"][i].custom["messages"] == rows["template"][i].custom["messages"] for i in rows["self"])
+    assert any(rows["self"][i].text != rows["other"][i].text for i in rows["self"])
+    assert list(results["arms"]) == ["self", "other", "template", "self_lora", "other_lora", "template_lora"]
+    assert {(arm["steps"], arm["seed"]) for arm in results["arms"].values()} == {(2, cfg.base.seed)}
+
+
+def test_the_axes_are_measured(done: tuple[StudyConfig, dict]) -> None:
+    cfg, results = done
+    plain = results["untouched"]
+    for name, arm in results["arms"].items():
+        assert set(arm["accuracy"]) == {"with_audio", "shuffled", "majority"} and set(arm["attributes"]) == {"domain", "genre"}
+        assert arm["accuracy"]["with_audio"] == sum(row["with_audio"] for row in arm["attributes"].values()) / 2
+        frozen = not name.endswith("_lora")
+        assert (arm["retention"]["different"] == 0) >= frozen and (arm["answer_perplexity"] == plain["answer_perplexity"]) == frozen, name
+        assert arm["instructions"]["instructions"] == 2
+    assert results["arms"]["self"]["target_perplexity"] > 1 and results["perplexity"]["paired"].keys() == {"other", "template"}
+    folder = Path(cfg.run_dir) / "report"
+    assert "| template_lora |" in (folder / "study.md").read_text() and "<svg" in (folder / "study.svg").read_text()
+    assert len(read_json(folder / "study.json")["manifest"]["inputs"]["checkpoint_self"]["sha256"]) == 64
+    assert table(results).row_count == 7
+
+
+def test_a_finished_study_asks_and_trains_nothing(done: tuple[StudyConfig, dict], monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg, results = done
+    monkeypatch.setattr(run, "ensure_mixture", lambda *arguments: False)
+    for name in ("Scorer", "untouched"):
+        monkeypatch.setattr(run, name, lambda *arguments, **settings: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(run.DestaModel, "from_pretrained", lambda *arguments, **settings: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("nemo_desta.models.training._module_and_data", lambda *arguments: pytest.fail("an arm was trained"))
+    monkeypatch.setattr("nemo_desta.generation.runner.make_engine", lambda *arguments: pytest.fail("targets were written"))
+    assert run_study(cfg)["arms"] == results["arms"]
+
+
+def test_an_arm_is_the_recipe_with_other_targets_and_lora(tmp_path: Path) -> None:
+    cfg, paths = config(tmp_path), Paths(tmp_path / "study")
+    configs = [arm_config(cfg, arm, paths) for arm in arms(cfg)]
+    for found in configs:
+        model = dataclasses.replace(found.model, lora=cfg.base.model.lora)
+        data = dataclasses.replace(found.data, manifest=None)
+        assert dataclasses.replace(found, name="toy", run_dir="unused", model=model, data=data) == cfg.base
+    assert [c.model.lora.enabled for c in configs] == [False] * 3 + [True] * 3
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    cfg = config(tmp_path)
+
+    def refused(**changes: object) -> str:
+        with pytest.raises(ValueError) as caught:
+            check_study(dataclasses.replace(cfg, **changes))
+        return str(caught.value)
+
+    assert "no set has writer=llm" in refused(targets={"template": SETS["template"]})
+    assert "targets.t.voice='loud'" in refused(targets=SETS | {"t": TargetSetConfig(writer=Writer.template, voice="loud")})
+    assert "targets.My Set" in refused(targets={"My Set": TargetSetConfig()}) and "targets.a_lora" in refused(targets={"a_lora": TargetSetConfig()})
+    assert "lora=[]" in refused(lora=[]) and "targets.t.llm='x'" in refused(targets=SETS | {"t": TargetSetConfig(writer=Writer.template, llm="x")})
+    with pytest.raises(ValueError, match=r"no row in common \(a 1, b 1\)"):
+        common_rows({"a": {"x"}, "b": {"y"}}, 0)
+    with pytest.raises(ValueError, match="instructions=999"):
+        load_instructions(999)
+
+
+def test_instructions_are_checked_by_their_rules(tmp_path: Path) -> None:
+    model = untouched(tiny_model_config(tmp_path))
+
+    class Fixed(type(model)):
+        def generate(self, messages, **settings):
+            return [type("Output", (), {"text": text})() for text in ("no commas here", "one, two")][: len(messages)]
+
+    model.__class__ = Fixed
+    rule = "punctuation:no_comma"
+    found = instruction_following(model, [Instruction("a", rule), Instruction("b", rule)])
+    assert (found["followed"], found["rate"], [row["followed"] for row in found["rows"]]) == (1, 0.5, [True, False])
+    assert instruction_following(model, [])["rate"] is None and answer_perplexity(model, []) is None
+    likely = answer_perplexity(model, [{"prompt": "Say a.", "before": "a"}])
+    assert likely is not None and likely > 1

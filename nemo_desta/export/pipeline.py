@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -231,8 +232,8 @@ class _Exporter:
         self.add_hf()
         key = self.key(hf=self.writer.parts["hf"]["key"], card=self.audio_card(), transcriber=self.cfg.transcriber, system=vllm_parts.SYSTEM_PROMPT)
         key |= {"template": vllm_parts.template_hash()}
-        settings = {"dtype": self.cfg.dtype, "transcriber": self.cfg.transcriber}
-        self.writer.part("vllm", key, lambda: vllm_parts.write_vllm(self.root, self.audio_card(), self.source, self.model, **settings))
+        write = partial(vllm_parts.write_vllm, dtype=self.cfg.dtype, transcriber=self.cfg.transcriber)
+        self.writer.part("vllm", key, lambda: write(self.root, self.audio_card(), self.source, self.model))
 
     def audio_card(self) -> dict[str, Any]:
         """The contract of the tower and of the prompt: ``audio/config.json``."""

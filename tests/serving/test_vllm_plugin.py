@@ -132,9 +132,11 @@ def test_the_server_answers_openais_chat_api_with_audio(made):
         for case in CASES[:5] + CASES[-1:]:
             answer = client.chat.completions.create(messages=turns(clips, *case), **settings)
             ids, _, text = wanted(*case)
-            assert answer.choices[0].message.content == text and answer.usage.prompt_tokens == len(ids)
+            # vLLM holds back bytes at the end that are no whole letter yet
+            assert answer.choices[0].message.content.rstrip("\ufffd") == text.rstrip("\ufffd") and answer.usage.prompt_tokens == len(ids)
         stream = client.chat.completions.create(messages=turns(clips, *CASES[0]), stream=True, **settings)
-        assert "".join(piece.choices[0].delta.content or "" for piece in stream if piece.choices) == wanted(*CASES[0])[2]
+        streamed = "".join(piece.choices[0].delta.content or "" for piece in stream if piece.choices)
+        assert streamed.rstrip("\ufffd") == wanted(*CASES[0])[2].rstrip("\ufffd")
         broken = {"type": "input_audio", "input_audio": {"data": base64.b64encode(b"RIFF no sound").decode(), "format": "wav"}}
         text = {"type": "text", "text": "What?"}
         refused = {

@@ -4,6 +4,7 @@ A saved state knows its parameters by number: first the connector's, then the ad
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -30,7 +31,8 @@ def whole_state(state: dict[str, Any], halves: Sequence[Half], names: Sequence[s
     whole = gather_whole(halves, lambda half: [entry_of[half.name][key] for key in keys], topology)
     if not whole:
         return state
-    adapters = {first + i: {**rest, **dict(zip(keys, whole[name], strict=True))} for i, name in enumerate(names)}
+    # A count of steps each: the optimiser adds to it in place, so that a shared one, which pickle and `load_state_dict` keep shared, would run ahead.
+    adapters = {first + i: {**deepcopy(rest), **dict(zip(keys, whole[name], strict=True))} for i, name in enumerate(names)}
     connector = {i: own[i] for i in range(first)}
     return {"state": {**connector, **adapters}, "param_groups": [{**group, "params": list(range(first + len(names)))}]}
 

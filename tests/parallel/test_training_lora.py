@@ -48,6 +48,7 @@ def check_same_checkpoint(folder, other):
     assert mine["param_groups"] == wanted["param_groups"] and mine["state"].keys() == wanted["state"].keys()
     for number, entry in wanted["state"].items():
         assert {key: value.shape for key, value in entry.items()} == {key: value.shape for key, value in mine["state"][number].items()}
+        assert mine["state"][number]["step"] == entry["step"], number
 
 
 def check_merged(folder):

@@ -202,10 +202,11 @@ def real_time_factor(checkpoint: str, clips: Sequence[Path], device: str) -> flo
     import torch
 
     from nemo_desta.data.dataset import Clip
-    from nemo_desta.models import DestaModel
     from nemo_desta.serving.audio import decode_clip
+    from nemo_desta.serving.server import load_model
+    from nemo_desta.serving.settings import ServeConfig
 
-    model = DestaModel.from_pretrained(checkpoint).to(device)
+    model = load_model(ServeConfig(checkpoint=checkpoint, device=device)).eval()
     sounds = [torch.from_numpy(decode_clip(clip.read_bytes(), max_seconds=30, param=clip.name)) for clip in clips]
     with torch.inference_mode():
         model.hear([Clip("", samples_T=sounds[0])])

@@ -1,9 +1,12 @@
 """`tools/plan.py`: bytes by layout, and the one to take."""
 
-from nemo_desta.parallel.memory import Workload, estimate
+from dataclasses import replace
+
+from nemo_desta.parallel.memory import Memory, Shapes, Workload, estimate
 from nemo_desta.parallel.plan import ParallelSizes
+from nemo_desta.parallel.shapes import PUBLISHED
 from tests.test_config import load
-from tools.plan import SIZES, choices, recommend
+from tools.plan import Choice, choices, recommend
 
 GIB = 2**30
 
@@ -12,18 +15,43 @@ def test_the_papers_model_fits_one_gpu_of_eighty_and_must_be_cut_for_small_ones(
     found = choices(load("desta25"), gpus=8)
     large, small = recommend(found, 80), recommend(found, 16)
     assert large is not None and small is not None and recommend(found, 1) is None
-    assert large.sizes.model == 1  # eight copies: nothing is faster than not to cut
+    assert large.sizes.model == 1 and not large.sharded  # eight copies: nothing is faster than not to cut
     assert small.sizes.model > 1 and small.need.total <= 0.9 * 16 * GIB
 
 
 def test_bytes_by_hand():
     cfg = load("desta25")
-    llm, encoder = SIZES[cfg.model.llm], SIZES[cfg.model.encoder]
+    shapes = Shapes(PUBLISHED[cfg.model.llm], PUBLISHED[cfg.model.encoder], cfg.model.connector)
     load_of = Workload(tokens=4096, clips=12)
-    alone = estimate(llm, encoder, cfg.model.connector, ParallelSizes(), 0, load_of)
-    assert abs(alone.weights - (8.03e9 * 2 + 0.63e9 * 4)) < 0.1e9  # bf16 LLM, fp32 encoder
-    assert abs(alone.trained - 131.5e6 * 16) < 0.02 * 131.5e6 * 16  # value, gradient, two moments
-    again = estimate(llm, encoder, cfg.model.connector, ParallelSizes(), 0, load_of, recompute=True)
+    alone = estimate(shapes, ParallelSizes(), 0, load_of)
+    assert abs(alone.weights - (8.03e9 * 2 + 0.637e9 * 4)) < 0.02e9  # bf16 LLM, fp32 encoder
+    assert alone.trained == 131_540_224 * 16  # value, gradient, two moments
+    again = estimate(shapes, ParallelSizes(), 0, load_of, recompute=True)
     assert again.activations < 0.5 * alone.activations and again.weights == alone.weights
-    last = estimate(llm, encoder, cfg.model.connector, ParallelSizes(tp=2, pp=2), 1, load_of)
+    last = estimate(shapes, ParallelSizes(tp=2, pp=2), 1, load_of)
     assert last.trained == 0 and last.weights < 0.3 * alone.weights
+
+
+def test_adapters_are_trained_on_every_stage_and_keep_their_inputs():
+    plain, adapted = (choices(load("desta25", f"model.lora.enabled={on}"), gpus=8) for on in ("false", "true"))
+    widths = {"q": 4096 + 4096, "k": 4096 + 1024, "v": 4096 + 1024}  # A and B
+    assert adapted[0].need.trained - plain[0].need.trained == 32 * 16 * sum(widths.values()) * 16
+    assert all(a.need.activations > p.need.activations and a.need.weights == p.need.weights for a, p in zip(adapted, plain, strict=True))
+
+
+def test_weights_in_shards_are_a_row_of_their_own():
+    *cut, sharded = choices(load("desta25"), gpus=8)
+    assert sharded.sharded and not any(choice.sharded for choice in cut) and sharded.name == "parallel=fsdp2"
+    assert sharded.need.trained == cut[0].need.trained and sharded.need.activations == cut[0].need.activations
+    assert 2 * 8.03e9 / 8 + 2 * 1.05e9 < sharded.need.weights - 0.637e9 * 4 < 2 * 8.03e9 / 8 + 2 * 1.05e9 + 1e9  # its shards, two tables, two layers
+    assert choices(load("desta25"), gpus=1)[-1].sharded is False
+    between = (cut[0].need.total + sharded.need.total) / 2 / 0.9 / GIB
+    assert recommend([*cut, sharded], between) is sharded
+
+
+def test_what_is_recommended_can_be_given_as_it_stands():
+    alone = Choice(ParallelSizes(), True, Memory(1, 1, 1))
+    assert alone.name == "parallel.tp=1 parallel.pp=1 parallel.backbone=megatron parallel.recompute=true"
+    assert replace(alone, recompute=False, sizes=ParallelSizes(2, 2, sequence_parallel=True)).name == (
+        "parallel.tp=2 parallel.pp=2 parallel.sequence_parallel=true"
+    )

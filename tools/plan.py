@@ -3,7 +3,7 @@
     python tools/plan.py --config-name=desta25 gpus=8 gpu_gib=80
     python tools/plan.py --config-name=desta25_qwen gpus=16 gpu_gib=24 model.llm=/models/qwen3-8b
 
-The LLM's and the encoder's sizes come from their config.json (local, or in the Hugging Face cache), else from the table of this file.
+The LLM's and the encoder's sizes come from their config.json (local, or in the Hugging Face cache), else from the table in nemo_desta/parallel/shapes.py.
 How the figures are made stands in docs/parallel.md.
 """
 
@@ -14,55 +14,39 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from transformers import AutoConfig, LlamaConfig, Qwen3Config, WhisperConfig
+from transformers import AutoConfig
 
 from nemo_desta.assets import AssetError, resolve_model
-from nemo_desta.config import DestaConfig, typed
-from nemo_desta.parallel.memory import Memory, Workload, estimate
+from nemo_desta.config import DestaConfig, Precision, typed
+from nemo_desta.parallel.memory import Memory, Shapes, Workload, estimate, estimate_sharded
 from nemo_desta.parallel.plan import ParallelSizes, plan_heads, split_layers
+from nemo_desta.parallel.shapes import PUBLISHED
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-LARGE_V3 = WhisperConfig(d_model=1280, encoder_layers=32, encoder_attention_heads=20, encoder_ffn_dim=5120, num_mel_bins=128)
-SIZES: dict[str, Any] = {
-    "hf://meta-llama/Llama-3.1-8B-Instruct": LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        tie_word_embeddings=False,
-    ),
-    "hf://Qwen/Qwen3-8B": Qwen3Config(
-        vocab_size=151936,
-        hidden_size=4096,
-        intermediate_size=12288,
-        num_hidden_layers=36,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        head_dim=128,
-        tie_word_embeddings=False,
-    ),
-    "hf://openai/whisper-large-v3": LARGE_V3,
-    # A FastConformer layer has two feed-forward parts of four widths, a convolution and relative positions: as many parameters as one part of ten widths.
-    "hf://nvidia/canary-1b-v2": WhisperConfig(d_model=1024, encoder_layers=32, encoder_attention_heads=8, encoder_ffn_dim=10240),
-}
 SPARE = 0.9  # share of a GPU that a plan may fill: the rest is for kernels' workspaces and fragmentation
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A layout and its need on the fullest process."""
+    """A layout and its need on the fullest process.
+
+    Attributes:
+        sharded: the frozen LLM lies in shards over all processes (FSDP2).
+    """
 
     sizes: ParallelSizes
     recompute: bool
     need: Memory
+    sharded: bool = False
 
     @property
     def name(self) -> str:
         """As overrides of the command line."""
+        if self.sharded:
+            return "parallel=fsdp2"
         words = [f"parallel.tp={self.sizes.tp}", f"parallel.pp={self.sizes.pp}"]
         words += ["parallel.sequence_parallel=true"] if self.sizes.sequence_parallel else []
+        words += ["parallel.backbone=megatron"] if self.recompute and self.sizes.model == 1 else []  # the hf backbone keeps all activations
         words += ["parallel.recompute=true"] if self.recompute else []
         return " ".join(words)
 
@@ -76,36 +60,48 @@ def model_config(ref: str) -> Any:
     try:
         return AutoConfig.from_pretrained(str(resolve_model(ref)), local_files_only=True)
     except (OSError, AssetError, ValueError) as error:
-        if ref in SIZES:
-            return SIZES[ref]
-        raise ValueError(f"no config.json of {ref} is at hand and its sizes are not in tools/plan.py: give a local directory ({error})") from error
+        if ref in PUBLISHED:
+            return PUBLISHED[ref]
+        raise ValueError(f"no config.json of {ref} is at hand, nor are its sizes in nemo_desta/parallel/shapes.py: give a directory ({error})") from error
 
 
 def choices(cfg: DestaConfig, gpus: int) -> list[Choice]:
     """All layouts that fit the model's sizes and the number of GPUs."""
-    llm, encoder = model_config(cfg.model.llm), model_config(cfg.model.encoder)
+    shapes = Shapes(model_config(cfg.model.llm), model_config(cfg.model.encoder), cfg.model.connector, cfg.model.lora)
     found = []
     for tp in (1, 2, 4, 8):
         for pp in (1, 2, 4, 8):
-            if gpus % (tp * pp):
-                continue
-            try:
-                plan_heads(llm, tp)
-                split_layers(llm.num_hidden_layers, pp)
-            except ValueError:
-                continue
-            for recompute in (False, True):
+            if _fits(shapes.llm, tp, pp, gpus):
                 sizes = ParallelSizes(tp, pp, sequence_parallel=tp > 1)
-                load = Workload(cfg.data.micro_batch_tokens, cfg.data.batch_rows // (gpus // sizes.model) or 1, cfg.model.llm_precision.value != "fp32")
-                needs = [estimate(llm, encoder, cfg.model.connector, sizes, stage, load, recompute=recompute) for stage in range(pp)]
-                found.append(Choice(sizes, recompute, max(needs, key=lambda need: need.total)))
+                found += [Choice(sizes, recompute, _fullest(shapes, sizes, _load(cfg, gpus // sizes.model), recompute)) for recompute in (False, True)]
+    if gpus > 1:
+        found.append(Choice(ParallelSizes(), False, estimate_sharded(shapes, gpus, _load(cfg, gpus)), sharded=True))
     return found
 
 
+def _fits(llm: Any, tp: int, pp: int, gpus: int) -> bool:
+    try:
+        ParallelSizes(tp, pp).data(gpus)
+        plan_heads(llm, tp)
+        split_layers(llm.num_hidden_layers, pp)
+    except ValueError:
+        return False
+    return True
+
+
+def _load(cfg: DestaConfig, copies: int) -> Workload:
+    """What one of the model's copies gets in a step."""
+    return Workload(cfg.data.micro_batch_tokens, cfg.data.batch_rows // copies or 1, cfg.model.llm_precision != Precision.fp32)
+
+
+def _fullest(shapes: Shapes, sizes: ParallelSizes, load: Workload, recompute: bool) -> Memory:
+    return max((estimate(shapes, sizes, stage, load, recompute=recompute) for stage in range(sizes.pp)), key=lambda need: need.total)
+
+
 def recommend(found: list[Choice], gib: float) -> Choice | None:
-    """The fastest that fits: as many copies of the model as possible, then no recomputation, then fewer pipeline stages."""
+    """The fastest that fits: as many copies of the model as possible, then no recomputation, then weights that need not be gathered, then fewer stages."""
     fitting = [choice for choice in found if choice.need.total <= SPARE * gib * 2**30]
-    return min(fitting, key=lambda c: (c.sizes.model, c.recompute, c.sizes.pp), default=None)
+    return min(fitting, key=lambda c: (c.sizes.model, c.recompute, c.sharded, c.sizes.pp), default=None)
 
 
 def main() -> int:
@@ -130,13 +126,17 @@ def main() -> int:
 
 def _print_table(name: str, found: list[Choice], best: Choice | None, gpus: int, gib: float) -> None:
     print(f"{name} on {gpus} GPUs of {gib:g} GiB; GiB on the fullest process, {SPARE:.0%} of a GPU may be filled")
-    print(f"{'tp':>3} {'pp':>3} {'dp':>3} {'recompute':>9} {'weights':>8} {'trained':>8} {'activations':>11} {'total':>7}")
+    print(f"{'tp':>3} {'pp':>3} {'dp':>3} {'fsdp2':>5} {'recompute':>9} {'weights':>8} {'trained':>8} {'activations':>11} {'total':>7}")
     for c in found:
         parts = [value / 2**30 for value in (c.need.weights, c.need.trained, c.need.activations, c.need.total)]
         mark = "  <- recommended" if c is best else "" if parts[-1] <= SPARE * gib else "  does not fit"
-        row = f"{c.sizes.tp:3} {c.sizes.pp:3} {gpus // c.sizes.model:3} {'yes' if c.recompute else 'no':>9}"
+        row = f"{c.sizes.tp:3} {c.sizes.pp:3} {gpus // c.sizes.model:3} {_yes(c.sharded):>5} {_yes(c.recompute):>9}"
         print(f"{row} {parts[0]:8.1f} {parts[1]:8.1f} {parts[2]:11.1f} {parts[3]:7.1f}{mark}")
     print(best.name if best else "nothing fits: take more or larger GPUs, or lower data.micro_batch_tokens")
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from nemo_desta.backbones.hf import HFBackbone
 from nemo_desta.config import DataParallelKind, ParallelConfig, TrainerConfig
 from nemo_desta.models.steps import DataParallelSteps, ShardedSteps
 from nemo_desta.models.training import start_parallel
+from nemo_desta.parallel.memory import sharded_parameters
 from tests.parallel.adapters import LORA, without_peft
 from tests.parallel.processes import run_processes
 from tools import check_parallel as check
@@ -83,6 +84,7 @@ def test_frozen_weights_are_shared_out_and_trained_ones_are_whole(case, problems
     llm = HFBackbone.from_pretrained(problems[case[0]].folder, dtype=torch.float32).llm
     held = [of_process[name_of(case)]["held"] for of_process in found]
     assert sum(held) == sum(p.numel() for p in llm.parameters()) and max(held) < 0.55 * sum(held)
+    assert held == [sharded_parameters(llm.config, WORLD, rank) for rank in range(WORLD)]  # what a plan of memory counts with
     assert all(of_process[name_of(case)]["whole"] for of_process in found)
 
 

@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from torch import nn
-from transformers import LlamaConfig, Qwen3Config, WhisperConfig
+from transformers import LlamaConfig, WhisperConfig
 
 from nemo_desta.backbones.hf import HFBackbone
 from nemo_desta.checkpoint import trainable_state
@@ -22,29 +22,17 @@ from nemo_desta.modules.perception import Perception
 from nemo_desta.modules.qformer import QFormerConnector
 from nemo_desta.modules.whisper import WhisperTaps
 from nemo_desta.parallel.plan import ParallelSizes, plan_heads, split_layers
+from nemo_desta.parallel.shapes import PUBLISHED
 from nemo_desta.serving.settings import ServeConfig
 from nemo_desta.study.config import StudyConfig, TargetSetConfig, check_study
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml") if not path.stem.startswith(("eval", "export", "serve", "study")))  # those have schemas of their own
-LLAMA_8B = LlamaConfig(
-    vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8, tie_word_embeddings=False
-)
-LARGE_V3 = WhisperConfig(d_model=1280, encoder_layers=32, encoder_attention_heads=20, encoder_ffn_dim=5120, num_mel_bins=128, vocab_size=51866)
 SMOLLM = LlamaConfig(
     vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True
 )
 BASE = WhisperConfig(d_model=512, encoder_layers=6, encoder_attention_heads=8, encoder_ffn_dim=2048, num_mel_bins=80, vocab_size=51865)
-QWEN3_8B = Qwen3Config(
-    vocab_size=151936, hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8, head_dim=128
-)
-SIZES = {
-    "hf://Qwen/Qwen3-8B": QWEN3_8B,
-    "hf://meta-llama/Llama-3.1-8B-Instruct": LLAMA_8B,
-    "hf://openai/whisper-large-v3": LARGE_V3,
-    "asset://smollm2-135m-instruct": SMOLLM,
-    "asset://whisper-base": BASE,
-}
+SIZES = PUBLISHED | {"asset://smollm2-135m-instruct": SMOLLM, "asset://whisper-base": BASE}
 
 
 class Canary1Bv2(nn.Module):

@@ -27,21 +27,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from nemo_desta.parallel.plan import ParallelSizes
+from nemo_desta.parallel.shapes import LLAMA_8B
 
 GIB = 2**30
 SHARD_BYTES = 5 * 10**9  # transformers' own limit for a file
 SLACK_GIB = 0.25  # allocator and interpreter
 SHAPES = {
-    "llama-3.1-8b": LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        max_position_embeddings=131072,
-        tie_word_embeddings=False,
-    ),
+    "llama-3.1-8b": LLAMA_8B,
     "tiny": LlamaConfig(
         vocab_size=32000,
         hidden_size=1024,

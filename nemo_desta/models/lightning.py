@@ -25,6 +25,7 @@ from nemo_desta.models.steps import DataParallelSteps, ShardedSteps, Steps, is_d
 from nemo_desta.models.throughput import Cost, StepClock, peak_flops, peak_memory_bytes
 
 logger = logging.getLogger(__name__)
+SKIPPED = "rows.jsonl"  # a line a skipped row: its id, the reason, the step
 
 
 class DestaModule(pl.LightningModule):
@@ -37,7 +38,7 @@ class DestaModule(pl.LightningModule):
         seed: randomness of step n is a function of (seed, n, rank), so a resumed run draws what the uninterrupted one would have drawn.
         training_rows: rows of the training set, for the share of bad ones.
         max_bad_fraction: more skipped rows than this share of the training set is an error.
-        report_dir: where the skipped rows are listed (``skipped_rows.jsonl``).
+        report_dir: where the skipped rows are listed (`SKIPPED`).
         cache: takes the taps computed in a step.
         steps: how a step is taken; None = on plain processes.
     """
@@ -168,7 +169,7 @@ class DestaModule(pl.LightningModule):
             first = "; ".join(f"{row}: {why}" for row, why in list(self.skipped.items())[:5])
             raise ValueError(
                 f"{len(self.skipped)} of {self.training_rows} training rows could not be used, more than data.max_bad_fraction={self.max_bad_fraction}. "
-                f"All are listed in {self.report_dir / 'skipped_rows.jsonl'}; the first: {first}"
+                f"All are listed in {self.report_dir / SKIPPED}; the first: {first}"
             )
 
     def _fresh_skipped(self, batch: StepBatch) -> dict[str, str]:
@@ -182,9 +183,20 @@ class DestaModule(pl.LightningModule):
 
     def _list_skipped(self, fresh: dict[str, str]) -> None:
         self.report_dir.mkdir(parents=True, exist_ok=True)
-        with (self.report_dir / "skipped_rows.jsonl").open("a", encoding="utf-8") as file:
+        with (self.report_dir / SKIPPED).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps({"row": row, "reason": why, "step": self.global_step}) + "\n" for row, why in fresh.items())
         logger.warning("%d rows skipped so far, now %s", len(self.skipped), "; ".join(f"{row}: {why}" for row, why in list(fresh.items())[:3]))
+
+    def _keep_known_skipped(self) -> None:
+        """Leave in the list what the checkpoint knows: rows skipped in steps after it will be met again."""
+        path = self.report_dir / SKIPPED
+        if self.global_rank != 0 or not path.is_file():
+            return
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["row"] in self.skipped]  # a kill may have cut the last one
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(kept), encoding="utf-8")
+        partial.replace(path)
 
     # -- checkpoint --------------------------------------------------------------------------------------------------------------------------------
 
@@ -206,6 +218,7 @@ class DestaModule(pl.LightningModule):
         self.skipped = dict(checkpoint.get("skipped_rows", {}))
 
     def on_train_start(self) -> None:
+        self._keep_known_skipped()
         self._clock = StepClock()
 
 

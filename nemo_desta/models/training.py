@@ -1,9 +1,7 @@
 """A training run from its configuration: data, model, Lightning trainer and NeMo's experiment manager."""
 
 import hashlib
-import json
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ from lhotse import CutSet
 from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 
-from nemo_desta.backbones.hf import has_native_bf16, resolve_dtype
 from nemo_desta.checkpoint import latest_checkpoint, step_of
 from nemo_desta.checkpoint.lightning_io import DirectoryCheckpointIO, resumable_checkpoint
 from nemo_desta.config import BackboneKind, DataParallelKind, DestaConfig, ParallelConfig, TrainerConfig
@@ -27,6 +24,7 @@ from nemo_desta.models.calibration import calibrate_taps
 from nemo_desta.models.desta import DestaModel
 from nemo_desta.models.interruption import SaveAndStop
 from nemo_desta.models.lightning import DestaModule
+from nemo_desta.models.same_run import check_same_run, decisive_settings, precision_name
 from nemo_desta.models.steps import Steps
 from nemo_desta.models.validation import Validate
 from nemo_desta.models.watching import WatchProgress
@@ -37,9 +35,6 @@ from nemo_desta.parallel.watchdog import GROUP_FACTOR
 from nemo_desta.provenance import manifest, sha256_file, write_json_atomic
 
 logger = logging.getLogger(__name__)
-
-# Keys of DataConfig that a resumed run may change.
-INDIFFERENT = ("micro_batch_tokens", "num_workers", "taps_cache_gib", "max_bad_fraction", "manifest", "validation_manifest")
 
 
 def train(cfg: DestaConfig) -> Path:
@@ -58,10 +53,10 @@ def train(cfg: DestaConfig) -> Path:
 
 
 def _train(cfg: DestaConfig, stop: SaveAndStop) -> Path:
-    folder, settings = Path(cfg.run_dir) / "train", _settings(cfg)
+    folder, settings = Path(cfg.run_dir) / "train", decisive_settings(cfg)
     targets = targets_file(Path(cfg.run_dir), cfg.data.manifest)
     if latest_checkpoint(folder) is not None:
-        _check_same_run(folder, settings, sha256_file(targets))
+        check_same_run(folder, settings, sha256_file(targets))
         last = resumable_checkpoint(folder)
         if last is not None and (step_of(last) or 0) >= cfg.trainer.max_steps:
             logger.info("training is done: %s", last)
@@ -133,7 +128,7 @@ def _module_and_data(cfg: DestaConfig, cuts: CutSet | IndexedStore, topology: To
         seed=cfg.seed,
         training_rows=data.num_rows,
         max_bad_fraction=cfg.data.max_bad_fraction,
-        report_dir=Path(cfg.run_dir) / "train",
+        report_dir=Path(cfg.run_dir) / "train" / "skipped",  # a folder of its own: NeMo moves the files of `train` away when a run goes on
         cache=cache,
         steps=_steps(topology),
     )
@@ -215,11 +210,6 @@ def _read_whole(path: Path, key: str) -> CutSet:
     return cuts
 
 
-def _precision(name: str) -> str:
-    """Lightning's name of a precision; `auto` is decided by the hardware."""
-    return name if name != "auto" else "bf16-mixed" if has_native_bf16() else "32-true"
-
-
 def _profiler(steps: int, folder: Path) -> Any:
     """PyTorch's profiler over a few steps; None = no profile."""
     if steps == 0:
@@ -271,7 +261,7 @@ def _validation(cfg: DestaConfig, data: DestaDataModule, topology: Topology | No
         cfg.trainer,
         batch_rows=cfg.data.batch_rows,
         seed=cfg.seed,
-        folder=Path(cfg.run_dir) / "train" / "validation",  # a folder of its own: NeMo moves the files beside it away when a run goes on
+        folder=Path(cfg.run_dir) / "train" / "validation",  # of its own, likewise
         progress=watch.progress,
         topology=topology,
     )
@@ -286,7 +276,7 @@ def make_trainer(cfg: DestaConfig, module: DestaModule, callbacks: list[Callback
         devices=launch.local if launch.external else t.devices,
         num_nodes=launch.nodes if launch.external else t.num_nodes,
         strategy=_strategy(cfg, topology),
-        precision=_precision(t.precision),  # type: ignore[arg-type]
+        precision=precision_name(t.precision),  # type: ignore[arg-type]
         max_steps=t.max_steps,
         max_epochs=-1,
         log_every_n_steps=t.log_every_steps,
@@ -349,47 +339,3 @@ def encoder_id(model: DestaModel) -> str:
     for name, tensor in encoder.state_dict().items():  # type: ignore[attr-defined]
         digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.double().sum().item():.6f}".encode())
     return digest.hexdigest()[:16]
-
-
-def _settings(cfg: DestaConfig) -> dict[str, Any]:
-    """What decides the result of a run, as plain data. What a machine with less memory or a slower disk needs can change from start to start."""
-    tree = OmegaConf.to_container(OmegaConf.structured(cfg), resolve=True, enum_to_str=True)
-    assert isinstance(tree, dict)
-    decisive: dict[str, Any] = {key: tree[key] for key in ("seed", "model", "data", "optim")}
-    for key in INDIFFERENT:
-        del decisive["data"][key]
-    for part, precision in (("llm", cfg.model.llm_precision), ("encoder", cfg.model.encoder_precision)):  # "auto" is another format on another machine
-        del decisive["model"][f"{part}_precision"]
-        decisive["model"][f"{part}_dtype"] = str(resolve_dtype(precision)).removeprefix("torch.")
-    return {**decisive, "trainer": {"max_steps": tree["trainer"]["max_steps"], "precision": _precision(tree["trainer"]["precision"])}}
-
-
-def _check_same_run(folder: Path, settings: dict[str, Any], targets_sha256: str) -> None:
-    """Refuse to resume, or to call done, the run of another configuration or of other targets.
-
-    Raises:
-        ValueError: something differs, or nothing says what the checkpoints belong to.
-    """
-    remedy = f"remove {folder} to train anew, or choose another run_dir"
-    path = folder / "manifest.json"
-    try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))
-        before, targets_before = _flat(recorded["config"]), recorded["inputs"]["targets"].get("sha256")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{folder} holds checkpoints, but no readable {path.name} says what they were trained on ({type(error).__name__}): {remedy}"
-        ) from error
-    now = _flat(settings)
-    changed = [f"{key} was {before.get(key)!r}, is {now[key]!r}" for key in sorted(now) if before.get(key) != now[key]]
-    if changed:
-        raise ValueError(f"{folder} holds a run with another configuration (different: {', '.join(changed)}): {remedy}")
-    if targets_before != targets_sha256:
-        raise ValueError(f"{folder} holds a run on other targets (the file targets/cuts_train.jsonl.gz has changed since): {remedy}")
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted names -> values."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

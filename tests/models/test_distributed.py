@@ -15,7 +15,7 @@ from lhotse import CutSet
 from nemo_desta.config import OptimConfig
 from nemo_desta.data.dataset import DestaDataset, StepBatch
 from nemo_desta.models import DestaModel
-from nemo_desta.models.lightning import DestaModule
+from nemo_desta.models.lightning import SKIPPED, DestaModule
 from nemo_desta.models.steps import train_step
 from tests.tiny import tiny_model_config, tiny_targets
 
@@ -89,5 +89,5 @@ def test_skipped_rows_are_counted_over_all_processes_and_end_all_of_them(root, o
     for _, (skipped, said) in of_processes:
         assert skipped == ["a", "b0", "b1"]
         assert said.startswith("3 of 10 training rows could not be used")
-    listed = [json.loads(line)["row"] for line in (root / "skipped_rows.jsonl").read_text().splitlines()]
+    listed = [json.loads(line)["row"] for line in (root / SKIPPED).read_text().splitlines()]
     assert sorted(listed) == ["a", "b0", "b1"]  # each once

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from nemo_desta.checkpoint import CheckpointConfig, latest_checkpoint, load_weig
 from nemo_desta.checkpoint.lightning_io import DirectoryCheckpointIO
 from nemo_desta.config import DestaConfig, Precision
 from nemo_desta.models.interruption import SaveAndStop
+from nemo_desta.models.lightning import SKIPPED
 from nemo_desta.models.training import load_targets, train
 from tests.models.train_child import config
 from tests.tiny import tiny_model_config, tiny_targets
@@ -148,7 +150,7 @@ def test_bad_clips_are_skipped_listed_and_too_many_are_an_error(tmp_path):
     cfg = config(tmp_path)
     cfg.data.num_workers, cfg.data.max_bad_fraction, cfg.trainer.max_steps = 0, 0.5, 6
     train(cfg)
-    listed = [json.loads(line) for line in (tmp_path / "train" / "skipped_rows.jsonl").read_text().splitlines()]
+    listed = skipped(tmp_path)
     assert {entry["row"] for entry in listed} <= {"row-3-0", "row-3-1", "row-5-0", "row-5-1"} and len(listed) >= 2
     assert all("undecodable" in entry["reason"] for entry in listed)
     cfg.run_dir = str(tmp_path / "strict")
@@ -157,6 +159,27 @@ def test_bad_clips_are_skipped_listed_and_too_many_are_an_error(tmp_path):
     cfg.data.max_bad_fraction = 0.0
     with pytest.raises(ValueError, match=r"max_bad_fraction=0\.0.*undecodable"):
         train(cfg)
+
+
+def skipped(root: Path) -> list[dict]:
+    return [json.loads(line) for line in (root / "train" / "skipped" / SKIPPED).read_text().splitlines()]
+
+
+def test_the_list_of_skipped_rows_is_that_of_an_undisturbed_run_after_a_resume(tmp_path):
+    tiny_targets(tmp_path)
+    for i in range(0, 12, 2):
+        (tmp_path / "audio" / f"tone{i}.flac").write_bytes(b"not audio")
+    cfg = config(tmp_path)
+    cfg.data.num_workers, cfg.data.max_bad_fraction, cfg.trainer.max_steps, cfg.trainer.checkpoint_every_steps = 0, 0.9, 6, 2
+    last = train(cfg)
+    wanted = skipped(tmp_path)
+    assert {entry["step"] < 2 for entry in wanted} == {True, False}
+    for step in (4, 6):
+        shutil.rmtree(last.parent / f"step={step}.ckpt")  # killed before it was written; the list has what was skipped since
+    with (tmp_path / "train" / "skipped" / SKIPPED).open("a") as file:
+        file.write('{"row": "cut o')
+    assert train(cfg) == last and skipped(tmp_path) == wanted
+    assert (tmp_path / "train" / "run_0").is_dir()  # NeMo's, with the files that lay beside the folder
 
 
 def short_run(root: Path) -> DestaConfig:
@@ -190,6 +213,17 @@ def test_a_finished_run_beside_other_targets_or_without_a_record_is_not_done(tmp
         train(cfg)
     (tmp_path / "train" / "manifest.json").unlink()
     with pytest.raises(ValueError, match=r"no readable manifest\.json.*remove .*train"):
+        train(cfg)
+
+
+def test_a_run_killed_while_its_record_was_moved_goes_on(tmp_path):
+    cfg = short_run(tmp_path)
+    done = train(cfg)
+    (tmp_path / "train" / "run_0").mkdir()
+    (tmp_path / "train" / "manifest.json").rename(tmp_path / "train" / "run_0" / "manifest.json")
+    assert train(cfg) == done
+    cfg.optim.lr = 0.5
+    with pytest.raises(ValueError, match=r"another configuration \(different: optim\.lr"):
         train(cfg)
 
 

@@ -8,8 +8,6 @@ Ctrl-C (or SIGTERM) saves a checkpoint at the end of the step, a second one ends
 same command is given again. Any key of the configuration can follow as key=value.
 """
 
-import logging
-
 from nemo.core.config import hydra_runner
 from omegaconf import DictConfig
 
@@ -22,8 +20,7 @@ from nemo_desta.models.training import train
 def main(cfg: DictConfig) -> None:
     """Entry point."""
     with say_errors("from the last checkpoint"):
-        checkpoint = train(typed(cfg))
-    logging.getLogger("nemo_desta").info("checkpoint: %s", checkpoint)
+        train(typed(cfg))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from nemo_desta.models.same_run import check_same_run, decisive_settings, precis
 from nemo_desta.models.steps import Steps
 from nemo_desta.models.validation import Validate
 from nemo_desta.models.watching import WatchProgress
-from nemo_desta.parallel.launch import detect_launch
+from nemo_desta.parallel.launch import detect_launch, is_first_process
 from nemo_desta.parallel.plan import ParallelSizes
 from nemo_desta.parallel.topology import Topology, start
 from nemo_desta.parallel.watchdog import GROUP_FACTOR
@@ -49,7 +49,10 @@ def train(cfg: DestaConfig) -> Path:
         KeyboardInterrupt: Ctrl-C or SIGTERM; what was trained is saved.
     """
     with SaveAndStop() as stop:
-        return _train(cfg, stop)
+        done = _train(cfg, stop)
+    if is_first_process():
+        logger.info("checkpoint: %s", done)
+    return done
 
 
 def _train(cfg: DestaConfig, stop: SaveAndStop) -> Path:
@@ -59,8 +62,7 @@ def _train(cfg: DestaConfig, stop: SaveAndStop) -> Path:
         check_same_run(folder, settings, sha256_file(targets))
         last = resumable_checkpoint(folder)
         if last is not None and (step_of(last) or 0) >= cfg.trainer.max_steps:
-            logger.info("training is done: %s", last)
-            return last
+            return last  # nothing left to do
     problems: list[str] = []
     cuts = load_targets(Path(cfg.run_dir), cfg.data.manifest, problems=problems)
     topology = start_parallel(cfg.parallel, cfg.trainer, seed=cfg.seed)

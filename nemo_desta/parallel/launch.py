@@ -3,6 +3,8 @@
 import os
 from dataclasses import dataclass
 
+from lightning.pytorch.utilities import rank_zero_only
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -29,3 +31,8 @@ def detect_launch() -> Launch:
     if "WORLD_SIZE" not in os.environ or "LOCAL_WORLD_SIZE" not in os.environ:
         return Launch()
     return Launch(int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"]), external=True)
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for all: they all take the same way, and a line is wanted once."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0  # from the environment, until Lightning's strategy knows better

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from nemo_desta.checkpoint import CheckpointConfig, latest_checkpoint, load_weights, step_of
 from nemo_desta.checkpoint.lightning_io import DirectoryCheckpointIO
@@ -200,6 +201,16 @@ def test_what_decides_the_result_may_not_change_and_what_saves_memory_may(tmp_pa
         setattr(getattr(other, section), key, value)
         with pytest.raises(ValueError, match=rf"another configuration \(different: {section}\.{key.replace('precision', '')}.*remove .*train"):
             train(other)
+
+
+def test_one_process_of_several_says_where_the_checkpoint_is(tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO", logger="nemo_desta")
+    cfg = short_run(tmp_path)
+    said = f"checkpoint: {train(cfg)}"
+    assert caplog.messages.count(said) == 1
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    train(cfg)
+    assert caplog.messages.count(said) == 1
 
 
 def test_a_finished_run_beside_other_targets_or_without_a_record_is_not_done(tmp_path):

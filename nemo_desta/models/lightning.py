@@ -218,6 +218,7 @@ class DestaModule(pl.LightningModule):
         self.skipped = dict(checkpoint.get("skipped_rows", {}))
 
     def on_train_start(self) -> None:
+        self.model.train()  # Lightning leaves modes as they are, and frozen parts are built in eval mode: adapters' dropout and recomputation would be off
         self._keep_known_skipped()
         self._clock = StepClock()
 

@@ -40,6 +40,18 @@ def test_a_run_goes_on_under_every_layout_and_backbone_and_is_merged(data, tmp_p
     check_merged(checkpoint(root, 4))
 
 
+def test_dropout_is_drawn_again_after_a_resume(data, tmp_path):
+    """With several processes that have random states of their own, and one that they share."""
+    layout = {"lora": True, "dropout": 0.3, "parallel__tp": 2}
+    whole, killed = fresh_run(data, tmp_path / "whole"), fresh_run(data, tmp_path / "killed")
+    done = run(data, whole, 2, **layout)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert run(data, killed, 2, **layout, die_at=[1, 3]).returncode != 0 and checkpoint(killed, 2).is_dir() and not checkpoint(killed, 4).is_dir()
+    resumed = run(data, killed, 2, **layout)
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    assert losses(killed) == losses(whole)
+
+
 def check_same_checkpoint(folder, other):
     """Names, shapes and configuration are the same, and so is what the optimiser knows of every parameter."""
     assert (folder / "config.json").read_bytes() == (other / "config.json").read_bytes()

@@ -4,6 +4,7 @@ Arguments: folder of the models, run directory, JSON of overrides by dotted key.
 holds of the connector to ``replica-RANK.jsonl``.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -29,10 +30,10 @@ def adapted(home: Path, root: Path, overrides: dict) -> DestaConfig:
     cfg.data.num_workers = 0
     cfg.trainer.num_threads = 1  # as under torchrun: other numbers of threads round otherwise
     cfg.data.transcript_drop_prob = 0.0
-    cfg.model.connector.dropout = 0.0
     cfg.trainer.max_steps, cfg.trainer.checkpoint_every_steps, cfg.trainer.tensorboard = 6, 2, False
     if overrides.get("lora"):
-        cfg.model.lora = LORA
+        cfg.model.lora = dataclasses.replace(LORA, dropout=overrides.get("dropout", LORA.dropout))
+    cfg.model.connector.dropout = overrides.get("dropout", 0.0)
     if overrides.get("validate"):
         cfg.trainer.validate_every_steps, cfg.trainer.validation_answers, cfg.trainer.validation_new_tokens = 2, 2, 8
         cfg.data.validation_manifest = str(home / "heldout" / "targets" / "cuts_train.jsonl.gz")

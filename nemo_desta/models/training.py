@@ -94,10 +94,7 @@ def start_parallel(parallel: ParallelConfig, trainer: TrainerConfig, *, seed: in
     sizes = ParallelSizes(parallel.tp, parallel.pp, parallel.virtual_pp, parallel.sequence_parallel)
     kind = parallel.backbone
     if kind == BackboneKind.hf or (kind == BackboneKind.auto and sizes.model == 1):
-        if sizes.model > 1:
-            raise ValueError(f"parallel.backbone=hf cannot be cut into parallel.tp={sizes.tp} x parallel.pp={sizes.pp}: set parallel.backbone=megatron")
-        if parallel.data_parallel == DataParallelKind.fsdp2 and trainer.strategy != "auto":
-            raise ValueError(f"parallel.data_parallel=fsdp2 brings its own strategy: leave trainer.strategy={trainer.strategy} out")
+        _check_hf(parallel, trainer, sizes)
         return None
     if parallel.data_parallel == DataParallelKind.fsdp2:
         raise ValueError("parallel.data_parallel=fsdp2 is for the hf backbone: set parallel.backbone=hf, or raise parallel.tp and pp to save memory")
@@ -107,6 +104,21 @@ def start_parallel(parallel: ParallelConfig, trainer: TrainerConfig, *, seed: in
     if trainer.strategy not in ("auto", "ddp"):
         raise ValueError(f"trainer.strategy={trainer.strategy} is for the hf backbone: leave it out with parallel.backbone=megatron")
     return start(sizes, timeout_seconds=GROUP_FACTOR * parallel.timeout_seconds, seed=seed)
+
+
+def _check_hf(parallel: ParallelConfig, trainer: TrainerConfig, sizes: ParallelSizes) -> None:
+    """Refuse what the hf backbone does not do.
+
+    Raises:
+        ValueError: a key asks for it; the message names the key, and what to set.
+    """
+    if sizes.model > 1:
+        raise ValueError(f"parallel.backbone=hf cannot be cut into parallel.tp={sizes.tp} x parallel.pp={sizes.pp}: set parallel.backbone=megatron")
+    for key in ("recompute", "transformer_engine"):
+        if getattr(parallel, key):
+            raise ValueError(f"parallel.{key}=true is for the megatron backbone: set parallel.backbone=megatron, or leave it out")
+    if parallel.data_parallel == DataParallelKind.fsdp2 and trainer.strategy != "auto":
+        raise ValueError(f"parallel.data_parallel=fsdp2 brings its own strategy: leave trainer.strategy={trainer.strategy} out")
 
 
 def _module_and_data(cfg: DestaConfig, cuts: CutSet | IndexedStore, topology: Topology | None) -> tuple[DestaModule, DestaDataModule]:

@@ -88,6 +88,12 @@ def test_frozen_weights_are_shared_out_and_trained_ones_are_whole(case, problems
     assert all(of_process[name_of(case)]["whole"] for of_process in found)
 
 
+@pytest.mark.parametrize("key", ["recompute", "transformer_engine"])
+def test_what_the_hf_backbone_cannot_do_is_refused(key):
+    with pytest.raises(ValueError, match=rf"parallel.{key}=true is for the megatron backbone: set parallel.backbone=megatron"):
+        start_parallel(ParallelConfig(**{key: True}), TrainerConfig(max_steps=1), seed=0)
+
+
 def test_it_is_for_the_hf_backbone_alone():
     with pytest.raises(ValueError, match=r"data_parallel=fsdp2 is for the hf backbone"):
         start_parallel(ParallelConfig(data_parallel=DataParallelKind.fsdp2, tp=2), TrainerConfig(max_steps=1), seed=0)

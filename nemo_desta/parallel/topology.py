@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +16,7 @@ from nemo_desta.parallel.plan import ParallelSizes
 
 @dataclass(frozen=True)
 class Topology:
-    """A process's place and its groups.
+    """A process's place and its groups; by default one that has the whole model and is alone.
 
     Attributes:
         sizes: of the cut.
@@ -34,20 +34,20 @@ class Topology:
         leader: global rank of the process that reads this copy's data (stage 0, position 0).
     """
 
-    sizes: ParallelSizes
-    world: int
-    data: int
-    data_size: int
-    stage: int
-    shard: int
-    device: torch.device
-    data_group: Any
-    tensor_group: Any
-    pipeline_group: Any
-    stage_group: Any
-    model_group: Any
-    copy_group: Any
-    leader: int
+    sizes: ParallelSizes = field(default_factory=ParallelSizes)
+    world: int = 1
+    data: int = 0
+    data_size: int = 1
+    stage: int = 0
+    shard: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    data_group: Any = None
+    tensor_group: Any = None
+    pipeline_group: Any = None
+    stage_group: Any = None
+    model_group: Any = None
+    copy_group: Any = None
+    leader: int = 0
 
     @property
     def is_first(self) -> bool:

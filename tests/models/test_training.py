@@ -203,6 +203,14 @@ def test_what_decides_the_result_may_not_change_and_what_saves_memory_may(tmp_pa
             train(other)
 
 
+def test_one_key_records_steps_with_pytorchs_profiler(tmp_path):
+    cfg = short_run(tmp_path)
+    cfg.trainer.max_steps, cfg.trainer.profile_steps = 4, 1
+    train(cfg)
+    traces = list((tmp_path / "train" / "profile").glob("*.json"))
+    assert len(traces) == 1 and json.loads(traces[0].read_text())["traceEvents"]
+
+
 def test_one_process_of_several_says_where_the_checkpoint_is(tmp_path, caplog, monkeypatch):
     caplog.set_level("INFO", logger="nemo_desta")
     cfg = short_run(tmp_path)

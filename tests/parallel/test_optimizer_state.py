@@ -9,27 +9,11 @@ from torch.optim import AdamW
 
 from nemo_desta.parallel.lora import Half
 from nemo_desta.parallel.optimizer_state import own_state, whole_state
-from nemo_desta.parallel.plan import ParallelSizes
 from nemo_desta.parallel.topology import Topology
 
 STEPS = 3
 NAMES = ["a", "b"]
-ALONE = Topology(
-    sizes=ParallelSizes(),
-    world=1,
-    data=0,
-    data_size=1,
-    stage=0,
-    shard=0,
-    device=torch.device("cpu"),
-    data_group=None,
-    tensor_group=None,
-    pipeline_group=None,
-    stage_group=None,
-    model_group=None,
-    copy_group=None,
-    leader=0,
-)
+ALONE = Topology()
 
 
 def fresh() -> tuple[list[nn.Parameter], list[Half], AdamW]:

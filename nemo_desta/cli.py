@@ -20,6 +20,9 @@ LIMITS = {
     "not enough memory": "a smaller batch needs less memory (data.micro_batch_tokens, generation.batch_tokens, eval.batch_rows)",
     "PytorchStreamWriter failed": "the disk is full or not writable: make room or choose another run_dir",
     "No space left on device": "a disk is full (or shared memory, where data workers pass on what they read): make room, or lower data.num_workers",
+    "Connection closed by peer": "another process of the run has ended: its own message says why",
+    "remote process exited": "another process of the run has ended: its own message says why",
+    "Timed out waiting": "another process of the run does not answer (a longer wait: parallel.timeout_seconds)",
     "DataLoader worker": "a data worker died: less memory is needed with a lower data.num_workers",
 }
 

@@ -60,6 +60,8 @@ SENTENCES = [
     (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "data.micro_batch_tokens"),
     (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"), "data.micro_batch_tokens"),
     (MemoryError(), "error: MemoryError -- a smaller batch"),
+    (RuntimeError("[gloo/transport/tcp/pair.cc:551] Connection closed by peer [10.0.0.1]:9123"), "another process of the run has ended"),
+    (RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1000ms for recv operation to complete"), "parallel.timeout_seconds"),
 ]
 
 

@@ -75,11 +75,16 @@ def load_tokenizer(llm: str) -> Tokenizer:
     """The LLM's tokenizer.
 
     Raises:
-        ValueError: it has no chat template, without which neither targets nor training rows can be rendered.
+        ValueError: it has no chat template, without which neither targets nor training rows can be rendered, or ids that the LLM lacks (which a vocabulary
+            shared by several processes would embed as zeros).
     """
-    tokenizer = AutoTokenizer.from_pretrained(str(resolve_model(llm)))
+    location = str(resolve_model(llm))
+    tokenizer = AutoTokenizer.from_pretrained(location)
     if not tokenizer.chat_template:
         raise ValueError(f"the tokenizer of {llm} has no chat template: use an instruction-tuned LLM")
+    last, rows = max(tokenizer.get_vocab().values()), AutoConfig.from_pretrained(location).get_text_config().vocab_size
+    if last >= rows:
+        raise ValueError(f"the tokenizer of {llm} has ids up to {last}, its config.json vocab_size={rows}: they do not belong together, or tokens were added")
     return tokenizer
 
 

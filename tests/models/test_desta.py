@@ -19,7 +19,7 @@ from nemo_desta.data.supervision import add_self_generated
 from nemo_desta.models import DestaModel, build
 from nemo_desta.models.inference import _hear
 from nemo_desta.models.steps import train_step
-from tests.tiny import tiny_model_config, tiny_targets, write_tone
+from tests.tiny import tiny_llm, tiny_model_config, tiny_targets, write_tone
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,15 @@ def root(tmp_path_factory) -> Path:
 def model(root) -> DestaModel:
     torch.manual_seed(0)
     return DestaModel.from_config(tiny_model_config(root)).eval()
+
+
+def test_a_tokenizer_with_ids_that_the_llm_lacks_is_refused(tmp_path):
+    llm = tiny_llm(tmp_path / "llm")
+    tokenizer = build.load_tokenizer(str(llm))
+    tokenizer.add_tokens(["<|new|>"])
+    tokenizer.save_pretrained(llm)
+    with pytest.raises(ValueError, match=rf"has ids up to {len(tokenizer) - 1}, its config.json vocab_size={len(tokenizer) - 1}: .*tokens were added"):
+        build.load_tokenizer(str(llm))
 
 
 @pytest.fixture(scope="module")

@@ -125,6 +125,7 @@ class DestaModule(pl.LightningModule):
         seconds = times["seconds"]
         rows = self.steps.sum(len(batch.row_ids))
         packed = self.steps.sum(sum(m.tokens.num_tokens for m in batch.micro_batches))
+        filling = self.steps.sum(self.steps.filling(batch.micro_batches))
         audio = self.steps.sum(batch.audio_seconds)
         values = {
             "train/loss": loss,
@@ -135,6 +136,7 @@ class DestaModule(pl.LightningModule):
             "train/audio_seconds_per_second": audio / seconds,
             "train/audio_hours_per_hour": audio / seconds,
             "train/padding_fraction": frame_padding(batch),
+            "train/filling_fraction": filling / max(packed + filling, 1.0),
             "train/step_seconds": seconds,
             **{f"time/{name}": share for name, share in times.items() if name != "seconds"},
             "train/memory_peak_gib": peak_memory_bytes(self.device) / 2**30,

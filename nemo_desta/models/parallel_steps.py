@@ -21,7 +21,7 @@ from nemo_desta.data.dataset import Clip, MicroBatch, StepBatch
 from nemo_desta.models.desta import DestaModel, own_share
 from nemo_desta.models.steps import hash_seed, prompt_embeddings, sum_gradients
 from nemo_desta.parallel.lora import is_cut, summed_over_positions
-from nemo_desta.parallel.schedule import pad_step, run_schedule
+from nemo_desta.parallel.schedule import pad_step, padded_lengths, run_schedule
 from nemo_desta.parallel.topology import Topology
 
 if TYPE_CHECKING:
@@ -114,6 +114,10 @@ class ParallelSteps:
         _backbone(model).load_adapters(adapters)
         if self.topology.is_first:
             load_into(model, {name: tensor for name, tensor in state.items() if name not in adapters})
+
+    def filling(self, micro_batches: Sequence[MicroBatch]) -> int:
+        lengths = [batch.tokens.num_tokens for batch in micro_batches]
+        return sum(padded_lengths(lengths, self.topology.sizes)) - sum(lengths)
 
     def sum(self, value: float) -> float:
         return self.topology.sum_over_data(value)

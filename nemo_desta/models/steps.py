@@ -123,6 +123,10 @@ class Steps(Protocol):
         """Clip the gradients by their global norm, and return it."""
         ...
 
+    def filling(self, micro_batches: Sequence[MicroBatch]) -> int:
+        """Tokens that are computed for their shape alone, besides those of this process's part of the step."""
+        ...
+
     def sum(self, value: float) -> float:
         """Sum of a number over the global batch: every row counts once, however many processes know it."""
         ...
@@ -179,6 +183,9 @@ class DataParallelSteps:
 
     def clip(self, parameters: Sequence[nn.Parameter], limit: float) -> float:
         return float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+
+    def filling(self, micro_batches: Sequence[MicroBatch]) -> int:
+        return 0
 
     def sum(self, value: float) -> float:
         return reduce_sum(value, self.device)

@@ -19,9 +19,16 @@ Forward = Callable[[Part, int], Tensor]
 
 def pad_step(packs: Sequence[TokenPack], sizes: ParallelSizes) -> list[TokenPack]:
     """The packs of a step as the schedule wants them: of one length, and as many as it takes. Added packs stand at the end."""
-    length = [padded_length(max(p.num_tokens for p in packs), sizes)] * len(packs) if sizes.pp > 1 else [padded_length(p.num_tokens, sizes) for p in packs]
-    padded = [pad_pack(pack, n) for pack, n in zip(packs, length, strict=True)]
-    return padded + [empty_pack(length[0], packs[0].input_ids_T.device)] * (padded_micro_batches(len(packs), sizes) - len(packs))
+    lengths = padded_lengths([pack.num_tokens for pack in packs], sizes)
+    padded = [pad_pack(pack, n) for pack, n in zip(packs, lengths, strict=False)]
+    return padded + [empty_pack(n, packs[0].input_ids_T.device) for n in lengths[len(packs) :]]
+
+
+def padded_lengths(lengths: Sequence[int], sizes: ParallelSizes) -> list[int]:
+    """Tokens of the packs that `pad_step` makes of packs of some lengths."""
+    if sizes.pp == 1:
+        return [padded_length(n, sizes) for n in lengths]
+    return [padded_length(max(lengths), sizes)] * padded_micro_batches(len(lengths), sizes) if lengths else []
 
 
 def run_schedule(

@@ -8,8 +8,9 @@ from nemo_desta.data.conversation import AudioLayout
 from nemo_desta.data.datamodule import DestaDataModule
 from nemo_desta.data.dataset import Clip, MicroBatch, StepBatch
 from nemo_desta.data.packing import empty_pack
-from nemo_desta.models.parallel_steps import _part
+from nemo_desta.models.parallel_steps import ParallelSteps, _part
 from nemo_desta.parallel.plan import ParallelSizes
+from nemo_desta.parallel.schedule import pad_step
 from nemo_desta.parallel.topology import Topology
 from tests.tiny import tiny_targets, tiny_tokenizer
 
@@ -38,3 +39,11 @@ def test_one_process_of_a_copy_reads_rows_and_audio(stage, shard, tmp_path):
     steps = list(data.train_dataloader())
     assert len(steps) == 2
     assert [bool(step.skipped) for step in steps] == [topology.reads_data] * 2
+
+
+@pytest.mark.parametrize("sizes", [ParallelSizes(), ParallelSizes(tp=2, sequence_parallel=True), SIZES, ParallelSizes(pp=2, virtual_pp=2)], ids=str)
+@pytest.mark.parametrize("lengths", [[], [5], [70, 33, 1]], ids=str)
+def test_the_filling_that_is_reported_is_what_the_schedule_adds(sizes, lengths):
+    packs = [empty_pack(n) for n in lengths]
+    computed = sum(pack.num_tokens for pack in pad_step(packs, sizes)) if packs else 0
+    assert ParallelSteps(Topology(sizes)).filling([MicroBatch(pack, []) for pack in packs]) == computed - sum(lengths)

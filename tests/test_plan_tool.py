@@ -1,12 +1,15 @@
 """`tools/plan.py`: bytes by layout, and the one to take."""
 
+import sys
 from dataclasses import replace
+
+import pytest
 
 from nemo_desta.parallel.memory import Memory, Shapes, Workload, estimate
 from nemo_desta.parallel.plan import ParallelSizes
 from nemo_desta.parallel.shapes import PUBLISHED
 from tests.test_config import load
-from tools.plan import Choice, choices, recommend
+from tools.plan import Choice, choices, main, recommend
 
 GIB = 2**30
 
@@ -55,3 +58,16 @@ def test_what_is_recommended_can_be_given_as_it_stands():
     assert replace(alone, recompute=False, sizes=ParallelSizes(2, 2, sequence_parallel=True)).name == (
         "parallel.tp=2 parallel.pp=2 parallel.sequence_parallel=true"
     )
+
+
+def test_numbers_that_are_no_powers_of_two_are_cut_too():
+    sizes = {(choice.sizes.tp, choice.sizes.pp) for choice in choices(load("desta25_mini"), gpus=6)}
+    assert (3, 1) in sizes and (1, 6) in sizes and (2, 3) in sizes and (4, 1) not in sizes  # 3 key/value heads
+
+
+@pytest.mark.parametrize("words", [["gpus=0"], ["gpus=some"], ["nonsense.key=1"], ["model.llm=/nowhere"]], ids=str)
+def test_what_makes_no_sense_is_a_sentence(words, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["plan.py", "--config-name=desta25", *words])
+    assert main() == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and words[0].split("=")[-1].split("/")[-1] in said and said.count("\n") == 1

@@ -14,15 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from transformers import AutoConfig
 
 from nemo_desta.assets import AssetError, resolve_model
+from nemo_desta.cli import sentence
 from nemo_desta.config import DestaConfig, Precision, typed
 from nemo_desta.parallel.memory import Memory, Shapes, Workload, estimate, estimate_sharded
 from nemo_desta.parallel.plan import ParallelSizes, plan_heads, split_layers
 from nemo_desta.parallel.shapes import PUBLISHED
 
+OWN = ("gpus=", "gpu_gib=")  # what is no key of the configuration
 CONF = Path(__file__).resolve().parent.parent / "conf"
+LARGEST = 8  # tensor-parallel processes and pipeline stages that are looked at
 SPARE = 0.9  # share of a GPU that a plan may fill: the rest is for kernels' workspaces and fragmentation
 
 
@@ -69,8 +74,8 @@ def choices(cfg: DestaConfig, gpus: int) -> list[Choice]:
     """All layouts that fit the model's sizes and the number of GPUs."""
     shapes = Shapes(model_config(cfg.model.llm), model_config(cfg.model.encoder), cfg.model.connector, cfg.model.lora)
     found = []
-    for tp in (1, 2, 4, 8):
-        for pp in (1, 2, 4, 8):
+    for tp in range(1, LARGEST + 1):
+        for pp in range(1, LARGEST + 1):
             if _fits(shapes.llm, tp, pp, gpus):
                 sizes = ParallelSizes(tp, pp, sequence_parallel=tp > 1)
                 found += [Choice(sizes, recompute, _fullest(shapes, sizes, _load(cfg, gpus // sizes.model), recompute)) for recompute in (False, True)]
@@ -110,14 +115,16 @@ def main() -> int:
     parser.add_argument("--config-name", default="desta25")
     parser.add_argument("overrides", nargs="*", help="gpus=N, gpu_gib=N, and any key of the configuration as key=value")
     args = parser.parse_args()
-    own = dict(word.split("=", 1) for word in args.overrides if word.startswith(("gpus=", "gpu_gib=")))
-    gpus, gib = int(own.get("gpus", 1)), float(own.get("gpu_gib", 80))
-    with initialize_config_dir(str(CONF), version_base=None):
-        cfg = typed(compose(args.config_name, overrides=[word for word in args.overrides if not word.startswith(("gpus=", "gpu_gib="))]))
+    own = dict(word.split("=", 1) for word in args.overrides if word.startswith(OWN))
     try:
+        gpus, gib = int(own.get("gpus", "1")), float(own.get("gpu_gib", "80"))
+        if gpus < 1 or gib <= 0:
+            raise ValueError(f"gpus={gpus} gpu_gib={gib:g}: both must be above zero")
+        with initialize_config_dir(str(CONF), version_base=None):
+            cfg = typed(compose(args.config_name, overrides=[word for word in args.overrides if not word.startswith(OWN)]))
         found = choices(cfg, gpus)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, HydraException, OmegaConfBaseException) as error:
+        print(f"error: {sentence(error)}", file=sys.stderr)
         return 1
     best = recommend(found, gib)
     _print_table(args.config_name, found, best, gpus, gib)

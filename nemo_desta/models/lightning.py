@@ -20,6 +20,7 @@ from nemo_desta.config import OptimConfig
 from nemo_desta.data.dataset import Clip, StepBatch
 from nemo_desta.data.taps_cache import TapsCache
 from nemo_desta.models.desta import DestaModel
+from nemo_desta.models.lines import keep_lines
 from nemo_desta.models.optimizer import adapt_state, build_optimizer
 from nemo_desta.models.steps import DataParallelSteps, ShardedSteps, Steps, is_distributed, reduce_sum
 from nemo_desta.models.throughput import Cost, StepClock, peak_flops, peak_memory_bytes
@@ -189,17 +190,6 @@ class DestaModule(pl.LightningModule):
             file.writelines(json.dumps({"row": row, "reason": why, "step": self.global_step}) + "\n" for row, why in fresh.items())
         logger.warning("%d rows skipped so far, now %s", len(self.skipped), "; ".join(f"{row}: {why}" for row, why in list(fresh.items())[:3]))
 
-    def _keep_known_skipped(self) -> None:
-        """Leave in the list what the checkpoint knows: rows skipped in steps after it will be met again."""
-        path = self.report_dir / SKIPPED
-        if self.global_rank != 0 or not path.is_file():
-            return
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["row"] in self.skipped]  # a kill may have cut the last one
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(kept), encoding="utf-8")
-        partial.replace(path)
-
     # -- checkpoint --------------------------------------------------------------------------------------------------------------------------------
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -221,7 +211,8 @@ class DestaModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         self.model.train()  # Lightning leaves modes as they are, and frozen parts are built in eval mode: adapters' dropout and recomputation would be off
-        self._keep_known_skipped()
+        if self.global_rank == 0:
+            keep_lines(self.report_dir / SKIPPED, lambda line: line["row"] in self.skipped)  # rows skipped after the checkpoint will be met again
         self._clock = StepClock()
 
 

@@ -23,6 +23,7 @@ from nemo_desta.data.dataset import DestaDataset, StepBatch, training_units
 from nemo_desta.data.supervision import self_generated
 from nemo_desta.manifests.store import IndexedStore
 from nemo_desta.models.lightning import DestaModule
+from nemo_desta.models.lines import keep_lines
 from nemo_desta.parallel.topology import Topology
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,10 @@ class Validate(Callback):
             raise ValueError("data.validation_manifest holds no self-generated rows: give cuts with targets, held out from those of the training")
         self._batches: list[StepBatch] | None = None
         self._prompts = NOTHING
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            keep_lines(self.folder / FILE, lambda line: line["step"] <= trainer.global_step)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         assert isinstance(pl_module, DestaModule)

@@ -1,0 +1,18 @@
+"""Files with a JSON object a line that a run writes beside its checkpoints."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def keep_lines(path: Path, keep: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Leave in a file what a checkpoint knows: a run that goes on from it writes the rest again. A line that a kill has cut is left out."""
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("}\n") and keep(json.loads(line))]
+    if kept != lines:
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(kept), encoding="utf-8")
+        partial.replace(path)

@@ -13,10 +13,10 @@ backbone in one process: losses must agree to 1e-5 and the connector's gradients
 """
 
 import argparse
+import os
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -276,7 +276,6 @@ HEADER = f"{'model':14} {'layout':42} {'loss':>9} {'gradient':>9} {'loss held':>
 
 def worker(rank: int, store_file: str, layouts: Sequence[Layout], problems: dict[str, Problem], results: Any) -> None:
     """All layouts one after the other; a process beyond a layout's size waits for the next."""
-    warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     if rank == 0:
         torch.save({name: reference(problem) for name, problem in problems.items()}, f"{store_file}-wanted.pt")
@@ -332,6 +331,7 @@ def main() -> int:
         parser.error("--models chooses among the random models: not with --model smollm2 or --quick")
     names = args.layouts or (QUICK if args.quick else [layout.name for layout in LAYOUTS])
     layouts = [layout for layout in LAYOUTS if layout.name in names]
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # Megatron's, in every process it starts, of packages that are not needed here
     with tempfile.TemporaryDirectory() as folder:
         problems = problems_of(args.model, args.quick, Path(folder))
         problems = {name: problem for name, problem in problems.items() if not args.models or name in args.models}

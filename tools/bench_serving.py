@@ -5,6 +5,8 @@
     python tools/bench_serving.py --target pytorch=http://gpu:8000/v1 --target vllm=http://gpu:8001/v1 --clips CLIPS --checkpoint DIR
     python tools/bench_serving.py --target pytorch=http://127.0.0.1:8000/v1 --bundle BUNDLE --transcript '' --clips CLIPS
 
+Without `--transcript` each server transcribes in its own way; `--transcript ''` asks `examples/serve.py`, `vllm serve` and a bundle for exactly the same thing.
+
 Each target is asked at every concurrency with the same clips and questions, greedily, after two requests that are not counted. Time to first token
 counts from the start of sending to the first piece of text, so it holds upload, queue, encoder, transcript and prompt; tokens/s and requests/s are over the
 wall time of the whole level. `--checkpoint` adds the encoder's real-time factor (seconds of work per second of sound), measured in this process.
@@ -75,11 +77,11 @@ def find_clips(places: Sequence[str], count: int) -> list[Path]:
 
 def body(clip: Path, question: str, tokens: int, transcript: str | None) -> dict[str, Any]:
     """The request about a clip."""
-    part = {"data": base64.b64encode(clip.read_bytes()).decode(), "format": clip.suffix[1:].lower()}
+    sound: dict[str, Any] = {"type": "input_audio"}
+    sound["input_audio"] = {"data": base64.b64encode(clip.read_bytes()).decode(), "format": clip.suffix[1:].lower()}
     if transcript is not None:
-        part["transcript"] = transcript
-    content = [{"type": "input_audio", "input_audio": part}, {"type": "text", "text": question}]
-    turns = [{"role": "user", "content": content}]
+        sound["transcript"] = transcript  # beside the clip: vLLM drops what it does not know inside of it
+    turns = [{"role": "user", "content": [sound, {"type": "text", "text": question}]}]
     return {"messages": turns, "max_tokens": tokens, "temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
 
 
@@ -193,7 +195,7 @@ class BundleTarget:
             {"role": "system", "content": str(ServeConfig.system_prompt)},
             {"role": "user", "content": f"{AUDIO_LOCATOR}\n\n{question['text']}"},
         ]
-        rendered = render(turns, self.tokenizer, self.layout, transcripts=[sound["input_audio"]["transcript"]])  # type: ignore[arg-type]
+        rendered = render(turns, self.tokenizer, self.layout, transcripts=[sound["transcript"]])  # type: ignore[arg-type]
         return Prompt(rendered.input_ids, rendered.audio_spans, [row])
 
 

@@ -38,6 +38,13 @@ def test_onnxruntime_is_a_row_of_the_same_run(tmp_path, capsys):
     assert table.count("| onnxruntime | ") == 2 and table.count("| 5 | 0 |") == 4 and "5 of 5 answers are the same text in every row" in table
 
 
+def test_words_go_beside_the_clip_where_every_server_reads_them(tmp_path):
+    (tmp_path / "a.wav").write_bytes(encoded(tone()))
+    sound = bench_serving.body(tmp_path / "a.wav", "What?", 4, "")["messages"][0]["content"][0]
+    assert sound["transcript"] == "" and set(sound["input_audio"]) == {"data", "format"}
+    assert "transcript" not in bench_serving.body(tmp_path / "a.wav", "What?", 4, None)["messages"][0]["content"][0]
+
+
 def test_mistakes_are_sentences(tmp_path, capsys):
     assert bench_serving.main(["--target", "a=http://127.0.0.1:1/v1", "--clips", str(tmp_path)]) == 1
     assert "error: no .wav, .flac, .mp3 files" in capsys.readouterr().err

@@ -4,6 +4,7 @@ A bundle is staged beside its final place and renamed at the end. Every part has
 that of the older bundle, and whose files are still what they were, is linked instead of made again.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -16,13 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nemo_desta.manifests.locking import locked_file, name_holder
 from nemo_desta.provenance import plain, sha256_file, write_json_atomic
 
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-_STAGING, _RETIRED = ".part", ".old"
+_STAGING, _RETIRED, _LOCK = ".part", ".old", ".lock"
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
 
 
@@ -80,29 +82,59 @@ class BundleWriter:
 
 
 @contextmanager
-def staged_bundle(output: Path) -> Iterator[BundleWriter]:
-    """A writer whose directory takes the place of ``output`` when the block ends well; otherwise nothing is left of it.
+def claimed(output: Path) -> Iterator[None]:
+    """Keep a bundle's place, and what lies beside it meanwhile, for this process. To be held from before the first work to the end of :func:`staged_bundle`.
+
+    The lock is the kernel's: it goes with its process however that ends. Its file goes with the block, or with that of the next export.
 
     Raises:
-        ValueError: ``output`` is something else than a bundle.
-        OSError: the disk is full or not writable; an older bundle stays as it was.
+        ValueError: ``output`` is something else than a bundle, or another process writes it; the message names the process.
+        OSError: the place cannot be written.
     """
     if output.exists() and not is_bundle(output) and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} exists and is no bundle: choose another output, or remove it")
+    files = [place for place in output.absolute().parents if place.is_file()]
+    if files:
+        raise ValueError(f"{output} cannot be made, because {files[0]} is a file: choose another output")
+    lock = output.absolute().with_name(output.absolute().name + _LOCK)
+    with contextlib.ExitStack() as held:
+        with _explained(output):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            name_holder(held.enter_context(locked_file(lock, output)))
+        held.callback(lock.unlink, missing_ok=True)  # before the lock ends: who waits at the removed file is told so
+        yield
+
+
+@contextmanager
+def _explained(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        reason = (error.strerror or str(error)) + (f": {error.filename}" if error.filename else "")
+        raise OSError(error.errno, f"cannot write the bundle {output} ({reason}): make room or choose another output, then start again") from error
+
+
+@contextmanager
+def staged_bundle(output: Path) -> Iterator[BundleWriter]:
+    """A writer whose directory takes the place of ``output`` when the block ends well; otherwise nothing is left of it.
+
+    Whoever calls it holds :func:`claimed`: a second process would remove the first one's files.
+
+    Raises:
+        OSError: the disk is full or not writable; an older bundle stays as it was.
+    """
     staging, retired = (output.with_name(output.name + suffix) for suffix in (_STAGING, _RETIRED))
     if retired.is_dir() and not output.exists():
         retired.rename(output)  # an export was killed between its last two steps
     try:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        yield BundleWriter(staging, output if output.exists() else None)
-        assert (staging / MANIFEST).is_file(), "a bundle without a manifest"
-        _replace(staging, output)
-    except OSError as error:
-        if error.errno not in _DISK:
-            raise
-        reason = error.strerror or str(error)
-        raise OSError(error.errno, f"cannot write the bundle {output} ({reason}): make room or choose another output, then start again") from error
+        with _explained(output):
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+            yield BundleWriter(staging, output if output.exists() else None)
+            assert (staging / MANIFEST).is_file(), "a bundle without a manifest"
+            _replace(staging, output)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

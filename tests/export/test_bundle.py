@@ -4,16 +4,20 @@ import errno
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from nemo_desta.export import bundle as module
-from nemo_desta.export.bundle import changed_files, read_manifest, require_space, staged_bundle, write_manifest
+from nemo_desta.export.bundle import changed_files, claimed, read_manifest, require_space, staged_bundle, write_manifest
 
 
 def make(output, parts, made):
     """Write a bundle whose parts hold one file each: {name: (key, text)}."""
-    with staged_bundle(output) as writer:
+    with claimed(output), staged_bundle(output) as writer:
         for name, (key, text) in parts.items():
 
             def build(name=name, text=text):
@@ -68,6 +72,67 @@ def test_a_failed_export_leaves_no_half_bundle_and_keeps_the_older_one(tmp_path,
     with pytest.raises(type(error)):
         fail()
     assert (output / "a" / "file").read_text() == "one" and [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+EXPORTER = """
+import sys, time
+from pathlib import Path
+from nemo_desta.export.bundle import claimed, staged_bundle, write_manifest
+output, how = Path(sys.argv[1]), sys.argv[2]
+try:
+    with claimed(output), staged_bundle(output) as writer:
+        writer.part("a", {}, lambda: (writer.root / "a").write_text(how) and {})
+        if how == "long":
+            print("at work", flush=True)
+            sys.stdin.readline()
+        write_manifest(writer.root, {"parts": writer.parts})
+except ValueError as error:
+    sys.exit(str(error))
+"""
+
+
+def exporter(output, how):
+    """A process that writes a bundle; a long one waits in its middle for a line, or for its end."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", EXPORTER, str(output), how], text=True, cwd=Path(__file__).resolve().parents[2], **pipes)
+    if how == "long":
+        assert process.stdout.readline() == "at work\n"
+    return process
+
+
+def test_a_second_export_to_the_same_place_is_refused_and_the_first_one_ends_well(tmp_path):
+    first = exporter(tmp_path / "b", "long")
+    second = exporter(tmp_path / "b", "short")
+    said = second.communicate()[1]
+    assert second.returncode == 1 and f"{tmp_path / 'b'} is being written by process {first.pid} on " in said
+    assert "wait for it, or choose another output" in said
+    other = exporter(tmp_path / "c", "short")
+    assert (other.communicate()[1], other.returncode) == ("", 0)
+    assert (first.communicate("\n")[1], first.returncode) == ("", 0)
+    assert (tmp_path / "b" / "a").read_text() == "long" and sorted(p.name for p in tmp_path.iterdir()) == ["b", "c"]
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_export_blocks_nobody_and_leaves_the_older_bundle(tmp_path, end):
+    make(tmp_path / "b", {"a": (1, "older")}, [])
+    first = exporter(tmp_path / "b", "long")
+    first.send_signal(end)
+    first.communicate()
+    assert first.returncode == -end and (tmp_path / "b" / "a" / "file").read_text() == "older"
+    second = exporter(tmp_path / "b", "short")
+    assert (second.communicate()[1], second.returncode) == ("", 0)
+    assert (tmp_path / "b" / "a").read_text() == "short" and [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_place_that_cannot_be_written_is_said_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match=r"file is a file: choose another output"), claimed(tmp_path / "file" / "b"):
+        pytest.fail("went on")
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/there/b.lock")  # root may write everywhere: the system's answer is made up
+    monkeypatch.setattr(module, "locked_file", lambda *a: (_ for _ in ()).throw(denied))
+    sentence = r"cannot write the bundle .*b \(Permission denied: /there/b\.lock\): make room or choose another output"
+    with pytest.raises(OSError, match=sentence), claimed(tmp_path / "b"):
+        pytest.fail("went on")
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from nemo_desta.export import bundle as module
 from nemo_desta.export.bundle import changed_files, claimed, read_manifest, require_space, staged_bundle, write_manifest
@@ -27,7 +28,7 @@ def make(output, parts, made):
                 return {"note": text}
 
             writer.part(name, {"key": key}, build)
-        write_manifest(writer.root, {"parts": writer.parts})
+        write_manifest(writer.root, {"parts": writer.parts, "settings": {}})
 
 
 def test_unchanged_parts_are_taken_over_and_changed_or_damaged_ones_made_again(tmp_path):
@@ -52,7 +53,7 @@ def test_who_may_read_the_bundle_may_read_its_files(tmp_path):
             writer.part(name, {}, lambda name=name: (writer.root / name).write_text("x") and {})
         (writer.root / "secret").chmod(0o600)
         writer.root.chmod(0o750)
-        write_manifest(writer.root, {"parts": writer.parts})
+        write_manifest(writer.root, {"parts": writer.parts, "settings": {}})
     assert (tmp_path / "b" / "secret").stat().st_mode & 0o777 == 0o640
 
 
@@ -85,7 +86,7 @@ try:
         if how == "long":
             print("at work", flush=True)
             sys.stdin.readline()
-        write_manifest(writer.root, {"parts": writer.parts})
+        write_manifest(writer.root, {"parts": writer.parts, "settings": {}})
 except ValueError as error:
     sys.exit(str(error))
 """
@@ -128,6 +129,8 @@ def test_a_place_that_cannot_be_written_is_said_before_any_work(tmp_path, monkey
     (tmp_path / "file").write_text("x")
     with pytest.raises(ValueError, match=r"file is a file: choose another output"), claimed(tmp_path / "file" / "b"):
         pytest.fail("went on")
+    with pytest.raises(OSError, match=r"cannot write the bundle /proc/b \(No such file or directory: /proc/b\.lock\)"), claimed(Path("/proc/b")):
+        pytest.fail("went on")
     denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/there/b.lock")  # root may write everywhere: the system's answer is made up
     monkeypatch.setattr(module, "locked_file", lambda *a: (_ for _ in ()).throw(denied))
     sentence = r"cannot write the bundle .*b \(Permission denied: /there/b\.lock\): make room or choose another output"
@@ -139,6 +142,11 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="make room") as caught, staged_bundle(tmp_path / "b"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert caught.value.errno == errno.ENOSPC and list(tmp_path.iterdir()) == []
+    with pytest.raises(OSError, match=r"cannot write the bundle .*b \(No space left on device\): make room"), staged_bundle(tmp_path / "b"):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")  # as safetensors says it
+    with pytest.raises(SafetensorError, match="invalid header"), staged_bundle(tmp_path / "b"):
+        raise SafetensorError("invalid header")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_export_killed_between_its_last_two_steps_has_lost_nothing(tmp_path):
@@ -166,6 +174,16 @@ def test_a_foreign_directory_is_not_overwritten(tmp_path):
     make(tmp_path / "empty", {"a": (1, "one")}, [])
 
 
+@pytest.mark.parametrize("manifest", ["{", '{"schema_version": 0, "parts": {}}'], ids=["damaged", "another version"])
+def test_a_bundle_that_cannot_be_read_is_made_anew(tmp_path, manifest, caplog):
+    """What the error of a reader asks for: "export the bundle again"."""
+    made = []
+    make(tmp_path / "b", {"a": (1, "one")}, made)
+    (tmp_path / "b" / module.MANIFEST).write_text(manifest)
+    make(tmp_path / "b", {"a": (1, "one")}, made)
+    assert made == ["a", "a"] and changed_files(tmp_path / "b", read_manifest(tmp_path / "b")) == [] and "every part is made again" in caplog.text
+
+
 def test_broken_manifests_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"no manifest\.json"):
         read_manifest(tmp_path)
@@ -174,4 +192,10 @@ def test_broken_manifests_are_named(tmp_path):
         read_manifest(tmp_path)
     (tmp_path / module.MANIFEST).write_text(json.dumps({"schema_version": 99}))
     with pytest.raises(ValueError, match="schema_version 99"):
+        read_manifest(tmp_path)
+    (tmp_path / module.MANIFEST).write_text("[]")
+    with pytest.raises(ValueError, match="schema_version None"):
+        read_manifest(tmp_path)
+    (tmp_path / module.MANIFEST).write_text(json.dumps({"schema_version": 1}))
+    with pytest.raises(ValueError, match=r"damaged \(it lacks parts and settings\)"):
         read_manifest(tmp_path)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from safetensors import SafetensorError
 
 from nemo_desta.assets import AssetError
@@ -53,6 +53,8 @@ def say_errors(what_goes_on: str) -> Iterator[None]:
 def sentence(error: BaseException) -> str:
     """An error's message on one line; its kind where it has no message."""
     text = str(error)
+    if isinstance(error, MissingMandatoryValue) and error.full_key:
+        return f"{error.full_key} is missing: add {error.full_key}=... to the command"
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
     return " ".join(text.split()) or type(error).__name__

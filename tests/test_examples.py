@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from omegaconf.errors import ConfigKeyError
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue
 from safetensors import SafetensorError
 
 from nemo_desta.assets import AssetError
@@ -49,6 +50,14 @@ def test_every_example_ends_in_the_shared_way(path):
     assert "with say_errors(" in text and "except" not in text
 
 
+def _not_given() -> Exception:
+    try:
+        OmegaConf.to_container(OmegaConf.create({"output": "???"}), throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        return error
+    raise AssertionError
+
+
 SENTENCES = [
     (ValueError("two\n  lines"), "error: two lines"),
     (FileNotFoundError(2, "No such file or directory", "/data/x"), "error: No such file or directory: /data/x"),
@@ -56,6 +65,7 @@ SENTENCES = [
     (AssetError("fetch it"), "error: fetch it"),
     (SafetensorError("header too large"), "error: header too large"),
     (ConfigKeyError("Key 'x' is not in struct"), "error: Key 'x' is not in struct"),
+    (_not_given(), "error: output is missing: add output=... to the command"),
     (RuntimeError("PytorchStreamWriter failed writing file data/0"), "make room or choose another run_dir"),
     (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "data.micro_batch_tokens"),
     (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"), "data.micro_batch_tokens"),

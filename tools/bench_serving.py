@@ -5,6 +5,8 @@
     python tools/bench_serving.py --target pytorch=http://gpu:8000/v1 --target vllm=http://gpu:8001/v1 --clips CLIPS --checkpoint DIR
     python tools/bench_serving.py --target pytorch=http://127.0.0.1:8000/v1 --bundle BUNDLE --transcript '' --clips CLIPS
 
+Without `--transcript` each server transcribes in its own way; `--transcript ''` asks `examples/serve.py`, `vllm serve` and a bundle for exactly the same thing.
+
 Each target is asked at every concurrency with the same clips and questions, greedily, after two requests that are not counted. Time to first token
 counts from the start of sending to the first piece of text, so it holds upload, queue, encoder, transcript and prompt; tokens/s and requests/s are over the
 wall time of the whole level. `--checkpoint` adds the encoder's real-time factor (seconds of work per second of sound), measured in this process.
@@ -75,11 +77,11 @@ def find_clips(places: Sequence[str], count: int) -> list[Path]:
 
 def body(clip: Path, question: str, tokens: int, transcript: str | None) -> dict[str, Any]:
     """The request about a clip."""
-    part = {"data": base64.b64encode(clip.read_bytes()).decode(), "format": clip.suffix[1:].lower()}
+    sound: dict[str, Any] = {"type": "input_audio"}
+    sound["input_audio"] = {"data": base64.b64encode(clip.read_bytes()).decode(), "format": clip.suffix[1:].lower()}
     if transcript is not None:
-        part["transcript"] = transcript
-    content = [{"type": "input_audio", "input_audio": part}, {"type": "text", "text": question}]
-    turns = [{"role": "user", "content": content}]
+        sound["transcript"] = transcript  # beside the clip: vLLM drops what it does not know inside of it
+    turns = [{"role": "user", "content": [sound, {"type": "text", "text": question}]}]
     return {"messages": turns, "max_tokens": tokens, "temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
 
 
@@ -193,12 +195,17 @@ class BundleTarget:
             {"role": "system", "content": str(ServeConfig.system_prompt)},
             {"role": "user", "content": f"{AUDIO_LOCATOR}\n\n{question['text']}"},
         ]
-        rendered = render(turns, self.tokenizer, self.layout, transcripts=[sound["input_audio"]["transcript"]])  # type: ignore[arg-type]
+        rendered = render(turns, self.tokenizer, self.layout, transcripts=[sound["transcript"]])  # type: ignore[arg-type]
         return Prompt(rendered.input_ids, rendered.audio_spans, [row])
 
 
 def real_time_factor(checkpoint: str, clips: Sequence[Path], device: str) -> float:
-    """Seconds that encoder and connector work for a second of sound, one clip at a time."""
+    """Seconds that encoder and connector work for a second of sound, one clip at a time; of a clip over 30 s its first 30 s.
+
+    Raises:
+        ValueError: it is no checkpoint or training run, or there is no such device.
+        ApiError: a clip cannot be decoded.
+    """
     import torch
 
     from nemo_desta.data.dataset import Clip
@@ -207,7 +214,8 @@ def real_time_factor(checkpoint: str, clips: Sequence[Path], device: str) -> flo
     from nemo_desta.serving.settings import ServeConfig
 
     model = load_model(ServeConfig(checkpoint=checkpoint, device=device)).eval()
-    sounds = [torch.from_numpy(decode_clip(clip.read_bytes(), max_seconds=30, param=clip.name)) for clip in clips]
+    whole = [decode_clip(clip.read_bytes(), max_seconds=float("inf"), param=clip.name) for clip in clips]
+    sounds = [torch.from_numpy(samples_T[: 30 * 16_000]) for samples_T in whole]  # what the encoder takes at once
     with torch.inference_mode():
         model.hear([Clip("", samples_T=sounds[0])])
         began = time.perf_counter()
@@ -231,6 +239,8 @@ def table(levels: Sequence[Level], notes: Sequence[str]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
+    from nemo_desta.serving.errors import ApiError
+
     args = _arguments(arguments)
     try:
         targets = [(name, url.rstrip("/")) for name, _, url in (target.partition("=") for target in args.target)]
@@ -239,6 +249,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ways: dict[str, Way] = {name: partial(measure, name, url, key=args.api_key) for name, url in targets}
         if args.bundle:
             ways["onnxruntime"] = partial(BundleTarget(Path(args.bundle), args.threads).measure, "onnxruntime")
+        # Before the servers: a checkpoint that is none must not cost their measurement.
+        factor = real_time_factor(args.checkpoint, clips[:16], args.device) if args.checkpoint else None
         levels, said = [], {}
         for name, way in ways.items():
             way(requests[:2], 1)
@@ -246,8 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 level, said[name, concurrency] = way(requests, concurrency)
                 levels.append(level)
                 sys.stderr.write(f"{level}\n")
-        text = table(levels, _notes(args, clips, said))
-    except (ValueError, OSError, httpx.HTTPError) as error:
+        text = table(levels, _notes(args, clips, said, factor))
+    except (ValueError, OSError, ApiError, httpx.HTTPError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     if args.output:
@@ -257,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if any(level.failed for level in levels) else 0
 
 
-def _notes(args: argparse.Namespace, clips: Sequence[Path], said: dict[tuple[str, int], list[str | None]]) -> list[str]:
+def _notes(args: argparse.Namespace, clips: Sequence[Path], said: dict[tuple[str, int], list[str | None]], factor: float | None) -> list[str]:
     seconds = [soundfile.info(clip).duration for clip in clips]
     machine = f"{platform.machine()}, {os.cpu_count()} cores" + (f"; {args.machine}" if args.machine else "")
     first = next(iter(said.values()))
@@ -267,8 +279,8 @@ def _notes(args: argparse.Namespace, clips: Sequence[Path], said: dict[tuple[str
         f"{len(clips)} clips of {min(seconds):.1f} to {max(seconds):.1f} s; question {args.question!r}; greedy, at most {args.max_tokens} tokens",
         f"{same} of {len(first)} answers are the same text in every row above",
     ]
-    if args.checkpoint:
-        notes.append(f"encoder and connector: {real_time_factor(args.checkpoint, clips[:16], args.device):.4f} s of work per second of sound ({args.device})")
+    if factor is not None:
+        notes.append(f"encoder and connector: {factor:.4f} s of work per second of sound ({args.device})")
     return notes
 
 
@@ -284,7 +296,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--question", default="Describe what you hear.", help="asked about every clip")
     parser.add_argument("--transcript", help="transcript to send with every clip ('' = none), so that no target transcribes; default: the server's own way")
     parser.add_argument("--api-key", default=os.environ.get("NEMO_DESTA_API_KEY"), help="default: $NEMO_DESTA_API_KEY")
-    parser.add_argument("--checkpoint", help="also measure encoder and connector of this checkpoint, in this process")
+    parser.add_argument("--checkpoint", help="also measure encoder and connector of this checkpoint or training run, in this process")
     parser.add_argument("--device", default="cpu", help="for --checkpoint (default: cpu)")
     parser.add_argument("--machine", help="a note about the servers' machine, for the table")
     parser.add_argument("--output", help="Markdown file to write")

@@ -1,22 +1,49 @@
 #!/usr/bin/env bash
 # Checks a bundle on a machine with an NVIDIA GPU: what no machine without one can tell.
 #   bash tools/validate_on_gpu.sh BUNDLE
+#   bash tools/validate_on_gpu.sh --dry-run BUNDLE     says what would be built, checked and left out; writes nothing and needs no GPU
 # Builds what this machine has the tools for (TensorRT audio engine: trtexec or the tensorrt package; TensorRT-LLM engine: trtllm-build <= 1.2.x), runs every
 # engine that is there on the bundle's own clips, and compares with what PyTorch said. What cannot be checked here is said and left out.
 # Writes gpu_validation/ into the bundle (logs, and rows for the table of docs/deploy.md) and gpu_validated into its manifest.
 #   PYTHON=...   interpreter with nemo_desta; CUDA builds of torch, onnxruntime-gpu, tensorrt_rtx, tensorrt and tensorrt_llm as far as they are wanted
 # Exit code 0: every check that ran holds, 1: one does not, 2: there is no GPU or no bundle.
 set -uo pipefail
+usage() { sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0"; }
+dry=
+case "${1:-}" in
+  -h|--help) usage; exit 0;;
+  --dry-run) dry=1; shift;;
+  -*) echo "validate_on_gpu: there is no option $1; see --help" >&2; exit 2;;
+esac
 bundle=$(cd "${1:-}" 2>/dev/null && [ -n "${1:-}" ] && pwd) || { echo "validate_on_gpu: there is no directory '${1:-}'; give that of a bundle" >&2; exit 2; }
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-$root/.venv/bin/python}
 [ -x "$(command -v "$python")" ] || python=python3
 [ -f "$bundle/manifest.json" ] || { echo "validate_on_gpu: $bundle is no bundle (it has no manifest.json)" >&2; exit 2; }
-command -v nvidia-smi >/dev/null && nvidia-smi -L | grep -q GPU || { echo "validate_on_gpu: this machine has no NVIDIA GPU (nvidia-smi finds none)" >&2; exit 2; }
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+has() { "$python" -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$1') is None)"; }
+cuda_ort() { has onnxruntime && "$python" -c "import onnxruntime, sys; sys.exit('CUDAExecutionProvider' not in onnxruntime.get_available_providers())"; }
+if [ -n "$dry" ]; then
+  plan() { printf '%-36s %s\n' "$1" "$2"; }
+  audio=$bundle/audio llm=$bundle/llm
+  if command -v nvidia-smi >/dev/null && nvidia-smi -L | grep -q GPU; then plan "GPU" "$(nvidia-smi -L | head -n 1)"; else plan "GPU" "none here: the script itself would stop"; fi
+  if [ -f "$audio/model.engine" ]; then plan "TensorRT audio engine" "built before, would be run"
+  elif command -v trtexec >/dev/null; then plan "TensorRT audio engine" "would be built with trtexec and run"
+  elif has tensorrt; then plan "TensorRT audio engine" "would be built with the tensorrt package and run"
+  else plan "TensorRT audio engine" "left out: neither trtexec nor the tensorrt package is here"; fi
+  if [ ! -d "$audio/rtx" ]; then plan "TensorRT-RTX engines" "left out: the bundle has none"
+  elif has tensorrt_rtx_bindings; then plan "TensorRT-RTX engines" "would be run"
+  else plan "TensorRT-RTX engines" "left out: tensorrt_rtx is not installed"; fi
+  if cuda_ort; then plan "ONNX Runtime on the GPU" "would be run"; else plan "ONNX Runtime on the GPU" "left out: onnxruntime-gpu is not installed"; fi
+  if [ ! -d "$llm/trtllm_ckpt" ]; then plan "TensorRT-LLM engine" "left out: the bundle has no llm/trtllm_ckpt"
+  elif [ -f "$llm/trtllm_engine/config.json" ]; then plan "TensorRT-LLM engine" "built before, would be run"
+  elif command -v trtllm-build >/dev/null; then plan "TensorRT-LLM engine" "would be built with trtllm-build and run"
+  else plan "TensorRT-LLM engine" "left out: trtllm-build (tensorrt_llm<=1.2.1) is not here"; fi
+  exit 0
+fi
+command -v nvidia-smi >/dev/null && nvidia-smi -L | grep -q GPU || { echo "validate_on_gpu: this machine has no NVIDIA GPU (nvidia-smi finds none)" >&2; exit 2; }
 logs=$bundle/gpu_validation
 mkdir -p "$logs"
-has() { "$python" -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$1') is None)"; }
 left_out() { echo "left out: $*" | tee -a "$logs/left_out.txt"; }
 : > "$logs/left_out.txt"
 
@@ -49,8 +76,7 @@ else
   left_out "TensorRT audio engine: neither trtexec nor the tensorrt package is here"
 fi
 has tensorrt_rtx_bindings || left_out "TensorRT-RTX engines: tensorrt_rtx is not installed"
-has onnxruntime && "$python" -c "import onnxruntime, sys; sys.exit('CUDAExecutionProvider' not in onnxruntime.get_available_providers())" \
-  || left_out "ONNX Runtime on the GPU: onnxruntime-gpu is not installed"
+cuda_ort || left_out "ONNX Runtime on the GPU: onnxruntime-gpu is not installed"
 
 echo "== engine of TensorRT-LLM"
 engine=()

@@ -4,11 +4,13 @@ A bundle is staged beside its final place and renamed at the end. Every part has
 that of the older bundle, and whose files are still what they were, is linked instead of made again.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,13 +18,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from nemo_desta.manifests.locking import locked_file, name_holder
 from nemo_desta.provenance import plain, sha256_file, write_json_atomic
 
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-_STAGING, _RETIRED = ".part", ".old"
+_STAGING, _RETIRED, _LOCK = ".part", ".old", ".lock"
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
 
 
@@ -37,7 +42,7 @@ class BundleWriter:
     def __init__(self, staging: Path, older: Path | None) -> None:
         self.root = staging
         self._older = older
-        self._before = read_manifest(older)["parts"] if older is not None and is_bundle(older) else {}
+        self._before = _parts(older) if older is not None and is_bundle(older) else {}
         self.parts: dict[str, dict[str, Any]] = {}
 
     def part(self, name: str, key: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
@@ -80,29 +85,68 @@ class BundleWriter:
 
 
 @contextmanager
-def staged_bundle(output: Path) -> Iterator[BundleWriter]:
-    """A writer whose directory takes the place of ``output`` when the block ends well; otherwise nothing is left of it.
+def claimed(output: Path) -> Iterator[None]:
+    """Keep a bundle's place, and what lies beside it meanwhile, for this process. To be held from before the first work to the end of :func:`staged_bundle`.
+
+    The lock is the kernel's: it goes with its process however that ends. Its file goes with the block, or with that of the next export.
 
     Raises:
-        ValueError: ``output`` is something else than a bundle.
-        OSError: the disk is full or not writable; an older bundle stays as it was.
+        ValueError: ``output`` is something else than a bundle, or another process writes it; the message names the process.
+        OSError: the place cannot be written.
     """
     if output.exists() and not is_bundle(output) and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} exists and is no bundle: choose another output, or remove it")
+    files = [place for place in output.absolute().parents if place.is_file()]
+    if files:
+        raise ValueError(f"{output} cannot be made, because {files[0]} is a file: choose another output")
+    lock = output.absolute().with_name(output.absolute().name + _LOCK)
+    with contextlib.ExitStack() as held:
+        with _explained(output, every=True):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            name_holder(held.enter_context(locked_file(lock, output)))
+        held.callback(lock.unlink, missing_ok=True)  # before the lock ends: who waits at the removed file is told so
+        yield
+
+
+@contextmanager
+def _explained(output: Path, *, every: bool = False) -> Iterator[None]:
+    """Say of errors of the disk, or of every error of the system, which bundle cannot be written and what to do."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = error.errno if isinstance(error, OSError) else _number(error)
+        if number is None or (not every and number not in _DISK):
+            raise
+        file = getattr(error, "filename", None)
+        reason = os.strerror(number) + (f": {file}" if file else "")
+        raise OSError(number, f"cannot write the bundle {output} ({reason}): make room or choose another output, then start again") from error
+
+
+def _number(error: SafetensorError) -> int | None:
+    """The system's error number that safetensors' writer gives in words alone."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
+
+
+@contextmanager
+def staged_bundle(output: Path) -> Iterator[BundleWriter]:
+    """A writer whose directory takes the place of ``output`` when the block ends well; otherwise nothing is left of it.
+
+    Whoever calls it holds :func:`claimed`: a second process would remove the first one's files.
+
+    Raises:
+        OSError: the disk is full or not writable; an older bundle stays as it was.
+    """
     staging, retired = (output.with_name(output.name + suffix) for suffix in (_STAGING, _RETIRED))
     if retired.is_dir() and not output.exists():
         retired.rename(output)  # an export was killed between its last two steps
     try:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        yield BundleWriter(staging, output if output.exists() else None)
-        assert (staging / MANIFEST).is_file(), "a bundle without a manifest"
-        _replace(staging, output)
-    except OSError as error:
-        if error.errno not in _DISK:
-            raise
-        reason = error.strerror or str(error)
-        raise OSError(error.errno, f"cannot write the bundle {output} ({reason}): make room or choose another output, then start again") from error
+        with _explained(output):
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+            yield BundleWriter(staging, output if output.exists() else None)
+            assert (staging / MANIFEST).is_file(), "a bundle without a manifest"
+            _replace(staging, output)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -144,11 +188,25 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} is no bundle: it has no {MANIFEST}")
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}): export the bundle again") from error
-    if manifest.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(f"{path} has schema_version {manifest.get('schema_version')!r}, this code reads {SCHEMA_VERSION}: export the bundle again")
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"{path} has schema_version {version!r}, this code reads {SCHEMA_VERSION}: export the bundle again")
+    lacking = [key for key in ("parts", "settings") if not isinstance(manifest.get(key), dict)]
+    if lacking:
+        raise ValueError(f"{path} is damaged (it lacks {' and '.join(lacking)}): export the bundle again")
     return manifest
+
+
+def _parts(older: Path) -> dict[str, Any]:
+    """Parts that may be taken over: none of a bundle whose manifest is damaged or of another version."""
+    try:
+        parts: dict[str, Any] = read_manifest(older)["parts"]
+    except ValueError as error:
+        logger.warning("every part is made again: %s", error)
+        return {}
+    return parts
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

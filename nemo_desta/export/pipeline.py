@@ -13,7 +13,7 @@ from torch import nn
 from nemo_desta.data.conversation import AUDIO_LOCATOR, END_AUDIO, NO_TRANSCRIPT, START_AUDIO, TEMPLATE_DATE
 from nemo_desta.export import triton_parts, trtllm_parts, vllm_parts
 from nemo_desta.export.audio_tower import TowerContract, tower_of
-from nemo_desta.export.bundle import BundleWriter, require_space, staged_bundle, write_manifest
+from nemo_desta.export.bundle import BundleWriter, claimed, require_space, staged_bundle, write_manifest
 from nemo_desta.export.features import FeatureConfig
 from nemo_desta.export.hf_checkpoint import write_hf
 from nemo_desta.export.onnx_decoder import export_decoder
@@ -41,12 +41,18 @@ def export(cfg: ExportConfig) -> dict[str, Any]:
         The bundle's manifest.
 
     Raises:
-        ValueError: settings and checkpoint do not fit (before any long work), or a part does not say what PyTorch says; nothing is written then.
+        ValueError: settings and checkpoint do not fit or another process writes the bundle (before any long work), or a part does not say what
+            PyTorch says; nothing is written then.
         OSError: the disk is full or not writable; nothing is left of the new bundle.
     """
     check_targets(cfg)
+    output = Path(cfg.output).resolve()  # one lock for all names of a place; a link's target is replaced, not the link
+    with claimed(output):
+        return _export(cfg, output)
+
+
+def _export(cfg: ExportConfig, output: Path) -> dict[str, Any]:
     source = open_source(cfg)
-    output = Path(cfg.output)
     require_space(output, export_size(source, cfg))
     clips, clips_from = load_clips(cfg.clips, cfg.parity_clips)
     model = source.load()

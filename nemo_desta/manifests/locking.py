@@ -22,8 +22,7 @@ def exclusive(directory: Path) -> Iterator[None]:
     """
     directory.mkdir(parents=True, exist_ok=True)
     with locked_file(directory / ".lock", directory) as lock:
-        os.ftruncate(lock, 0)
-        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        name_holder(lock)
         yield
 
 
@@ -53,6 +52,12 @@ def locked_file(path: Path, output: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def name_holder(lock: int) -> None:
+    """Write into a locked file who holds it, for the error of a second process."""
+    os.ftruncate(lock, 0)
+    os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
 
 
 def _holder(descriptor: int) -> str:

@@ -6,7 +6,7 @@ Shape legend: B clips, M mel bins, F mel frames.
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -69,8 +69,7 @@ class WhisperTranscriber:
         speaking = [i for i, quiet in enumerate(self._silent(states)) if not quiet]
         texts = [""] * _clips(states)
         if speaking:
-            ids = self.model.generate(encoder_outputs=_rows(states, speaking), task="transcribe", max_new_tokens=MAX_TOKENS, do_sample=False)
-            for i, row in zip(speaking, ids, strict=True):
+            for i, row in zip(speaking, self._generate(_rows(states, speaking)), strict=True):
                 texts[i] = self.tokenizer.decode(row, skip_special_tokens=True).strip()  # type: ignore[attr-defined]
         return texts
 
@@ -84,13 +83,22 @@ class WhisperTranscriber:
 
     def _scored(self, states: BaseModelOutput) -> tuple[str, float]:
         """One clip; alone, because the padding of a batch has scores too."""
-        settings = {"task": "transcribe", "max_new_tokens": MAX_TOKENS, "do_sample": False, "return_dict_in_generate": True, "output_scores": True}
-        out = self.model.generate(encoder_outputs=states, **settings)
+        out = self._generate(states, return_dict_in_generate=True, output_scores=True)
         new = out.sequences[0, -len(out.scores) :]
         # The logits behind the suppressed tokens: a suppressed one never stands in the answer.
         log_probs = [scores[0].float().log_softmax(-1)[token].item() for scores, token in zip(out.scores, new.tolist(), strict=True)]
         text = self.tokenizer.decode(out.sequences[0], skip_special_tokens=True).strip()  # type: ignore[attr-defined]
         return text, math.exp(sum(log_probs) / len(log_probs)) if log_probs else 0.0
+
+    def _generate(self, states: BaseModelOutput, **output: bool) -> Any:
+        """Greedy, at most `MAX_TOKENS` tokens behind those of language and task; the settings that `transformers` takes without a warning at each call.
+
+        Whisper's `generate` adds its own first tokens to `max_length`; `max_new_tokens` would clash with the `max_length` of every Whisper's own files.
+        The mask is of the sound, whose 30 s are all heard, and changes nothing.
+        """
+        sound_BT = torch.ones(states.last_hidden_state.shape[:2], dtype=torch.long, device=self.model.device)  # type: ignore[union-attr]
+        settings = {"task": "transcribe", "max_length": MAX_TOKENS, "do_sample": False, "attention_mask": sound_BT}
+        return self.model.generate(encoder_outputs=states, **settings, **output)
 
     def _batches(self, samples: Sequence[Tensor], batch_size: int) -> Iterator[BaseModelOutput]:
         """Encoder states [B, T, D] of the clips, a batch at a time: the one encoder pass of a clip, which every decoding step below shares."""

@@ -35,6 +35,8 @@ def from_base64(text: str, *, param: str) -> bytes:
         head, comma, text = text.partition(",")
         if not comma or not head.endswith(";base64"):
             raise bad_request("a data: address must be data:<type>;base64,<bytes>", code="invalid_base64", param=param)
+    if "\n" in text:  # as the program base64 and MIME wrap it
+        text = "".join(text.splitlines())
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:

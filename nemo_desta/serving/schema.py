@@ -1,8 +1,8 @@
 """The requests of OpenAI's chat API that the server takes, as typed models, and the bodies that it answers with."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nemo_desta.serving.errors import ApiError, bad_request
 
@@ -28,7 +28,7 @@ class InputAudio(BaseModel):
 
     data: str
     format: str = ""
-    transcript: str | None = None  # an extension: the words to show beside the clip; "" = none; null = the server transcribes
+    transcript: str | None = None  # as `ClipPart.transcript`
 
 
 class AudioUrl(BaseModel):
@@ -45,18 +45,45 @@ class TextPart(BaseModel):
     text: str
 
 
-class InputAudioPart(BaseModel):
+class ClipPart(BaseModel):
+    """What both kinds of audio part may say beside their clip, where vLLM passes it on too, or inside of it, which vLLM drops."""
+
+    transcript: str | None = None  # an extension: the words to show beside the clip; "" = none; null = the server transcribes
+
+    def _one_transcript(self, clip: InputAudio | AudioUrl) -> None:
+        """Move the part's words into its clip.
+
+        Raises:
+            ValueError: the clip has others.
+        """
+        if None not in (self.transcript, clip.transcript) and self.transcript != clip.transcript:
+            raise ValueError("two different transcripts, one beside and one inside the clip: give one")
+        if self.transcript is not None:
+            clip.transcript = self.transcript
+
+
+class InputAudioPart(ClipPart):
     """OpenAI's audio part."""
 
     type: Literal["input_audio"]
     input_audio: InputAudio
 
+    @model_validator(mode="after")
+    def _words(self) -> Self:
+        self._one_transcript(self.input_audio)
+        return self
 
-class AudioUrlPart(BaseModel):
+
+class AudioUrlPart(ClipPart):
     """vLLM's audio part."""
 
     type: Literal["audio_url"]
     audio_url: AudioUrl
+
+    @model_validator(mode="after")
+    def _words(self) -> Self:
+        self._one_transcript(self.audio_url)
+        return self
 
 
 Part = Annotated[TextPart | InputAudioPart | AudioUrlPart, Field(discriminator="type")]
@@ -125,7 +152,7 @@ def _from_validation(error: ValidationError) -> ApiError:
     # Names of union members stand in the path; they are no fields of the request.
     names = [str(p) for p in first["loc"] if p != "str" and not str(p).startswith("list[")]
     path = ".".join(name for i, name in enumerate(names) if i == 0 or name != names[i - 1]) or "body"
-    return bad_request(f"{path}: {first['msg']}", code="invalid_request", param=path)
+    return bad_request(f"{path}: {first['msg'].removeprefix('Value error, ')}", code="invalid_request", param=path)
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:

@@ -21,7 +21,7 @@ pytest.importorskip("onnxscript", reason="the export extra is not installed: pip
 
 from nemo_desta.data.conversation import render
 from nemo_desta.export import verify_gpu
-from nemo_desta.export.bundle import read_manifest
+from nemo_desta.export.bundle import claimed, read_manifest
 from nemo_desta.export.hf_checkpoint import both_versions, tokenizer_for_both
 from nemo_desta.export.pipeline import export
 from nemo_desta.export.reference import FILE, Reference
@@ -474,6 +474,21 @@ def _tokenizer_of(folder):
 def test_no_room_on_the_disk_is_said_before_any_long_work(spoiled, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))
     refused(spoiled[1], "make room or choose another output", monkeypatch)
+
+
+def test_a_foreign_output_and_one_that_another_export_writes_are_said_before_any_long_work(spoiled, monkeypatch):
+    output = Path(spoiled[1].output)
+    with claimed(output):
+        refused(spoiled[1], "bundle is being written by process", monkeypatch)
+        alias = output.parent / "alias"
+        alias.symlink_to(output)
+        refused(replace(spoiled[1], output=str(alias)), "bundle is being written by process", monkeypatch)
+    monkeypatch.setattr(DestaModel, "from_pretrained", lambda *args, **kwargs: pytest.fail("the model was loaded"))
+    output.mkdir()
+    (output / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="is no bundle: choose another output"):
+        export(spoiled[1])
+    assert sorted(p.name for p in output.parent.iterdir()) == ["alias", "bundle"]
 
 
 def test_a_part_that_says_something_else_stops_the_export(spoiled, monkeypatch):

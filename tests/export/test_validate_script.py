@@ -57,3 +57,21 @@ def test_no_gpu_and_no_bundle_are_said(machine, tmp_path):
     (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/bash\nexit 9\n")
     done = run(environment, bundle)
     assert done.returncode == 2 and "no NVIDIA GPU" in done.stderr and not (bundle / "gpu_validation").exists()
+
+
+def test_help_and_a_dry_run_need_no_gpu_and_write_nothing(machine, tmp_path):
+    environment, bundle = machine
+    (tmp_path / "bin" / "nvidia-smi").unlink()
+    told = run(environment, "--help")
+    assert told.returncode == 0 and "--dry-run BUNDLE" in told.stdout and "Exit code 0" in told.stdout and "set -uo" not in told.stdout
+    unknown = run(environment, "--dry", bundle)
+    assert unknown.returncode == 2 and "no option --dry" in unknown.stderr
+    before = sorted(bundle.rglob("*"))
+    (bundle / "llm" / "trtllm_ckpt").mkdir(parents=True)
+    (tmp_path / "bin" / "trtllm-build").write_text("#!/bin/bash\nexit 9\n")
+    (tmp_path / "bin" / "trtllm-build").chmod(0o755)
+    plan = run(environment, "--dry-run", bundle)
+    assert plan.returncode == 0 and plan.stderr == "" and sorted(bundle.rglob("*")) == sorted([*before, bundle / "llm", bundle / "llm" / "trtllm_ckpt"])
+    for what in ("none here", "would be built with trtllm-build", "neither trtexec nor", "onnxruntime-gpu is not installed", "the bundle has none"):
+        assert what in plan.stdout
+    assert run(environment, "--dry-run", tmp_path).returncode == 2

@@ -1,6 +1,7 @@
 """Transcripts: who is asked, where it computes, and what Whisper makes of speech and of noise."""
 
 import copy
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from nemo_desta.config import PadTo
 from nemo_desta.export.tiny import make_tiny_checkpoint
+from nemo_desta.modules import transcriber as transcriber_module
 from nemo_desta.modules.transcriber import WhisperTranscriber
 from nemo_desta.modules.whisper import WhisperRest, WhisperTaps
 from tests.tiny import tiny_whisper
@@ -49,7 +51,7 @@ def test_silent_clips_are_left_out_and_the_others_keep_their_places(model, monke
 
     def generate(encoder_outputs, **settings):
         states = encoder_outputs.last_hidden_state
-        assert settings["max_new_tokens"] == 128 and states.shape[1:] == (1500, 32)
+        assert settings["max_length"] == 128 and states.shape[1:] == (1500, 32)
         heard.append(len(states))
         return torch.arange(len(states))[:, None]
 
@@ -94,6 +96,20 @@ def test_a_clip_is_encoded_once_and_gets_the_words_of_generate(whole):
     for clip, text in zip(clips, texts, strict=True):
         ids = whole.model.generate(whole.log_mel([clip], PadTo.thirty_seconds)[0], task="transcribe", max_new_tokens=128, do_sample=False)
         assert text == whole.tokenizer.decode(ids[0], skip_special_tokens=True).strip() != ""
+
+
+def test_transcribing_warns_of_nothing_and_ends_at_its_limit(whole, monkeypatch, caplog):
+    monkeypatch.setattr(whole.model.generation_config, "max_length", 448)  # as in the files of every Whisper
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(transcriber_module, "MAX_TOKENS", 5)
+    states = whole.encode(whole.log_mel(tones(2), PadTo.thirty_seconds)[0])
+    whole.transcribe_states(states)  # what is said once in a process, whoever calls, may be said here
+    caplog.clear()
+    for _ in range(2):
+        assert all(whole.transcribe_states(states)) and all(score for _, score in whole.transcribe_scored(tones(2)))
+    assert [record.getMessage() for record in caplog.records] == []
+    short = whole.model.generate(whole.log_mel(tones(2), PadTo.thirty_seconds)[0], task="transcribe", max_new_tokens=5, do_sample=False)
+    assert torch.equal(whole._generate(states), short) and whole.model.generation_config.max_length == 448
 
 
 @pytest.mark.parametrize("last", [1, 3])

@@ -71,6 +71,26 @@ def test_streamed_pieces_are_the_whole_answer(base):
     assert chunks[0].nemo_desta["audio"][0]["transcript"] == "a hum" and len({c.id for c in chunks}) == 1
 
 
+@pytest.mark.parametrize("kind", ["input_audio", "audio_url"])
+def test_a_transcript_may_stand_beside_or_inside_the_clip(base, kind):
+    """Beside it is the form that vLLM passes on to its plugin."""
+
+    def answer(inside=None, beside=None):
+        sound = audio_part(encoded(tone()))["input_audio"]
+        clip = sound if kind == "input_audio" else {"url": f"data:audio/wav;base64,{sound['data']}"}
+        return post(base, ask({"type": kind, kind: {**clip, **(inside or {})}, **(beside or {})}), max_tokens=4)
+
+    words, other = {"transcript": "a hum"}, {"transcript": ""}
+    said = [answer(words).json(), answer(None, words).json(), answer(words, words).json(), answer({"transcript": None}, words).json()]
+    assert {a["nemo_desta"]["audio"][0]["transcript"] for a in said} == {"a hum"} and len({a["choices"][0]["message"]["content"] for a in said}) == 1
+    assert len({a["usage"]["prompt_tokens"] for a in said}) == 1 and answer(None, other).json()["usage"]["prompt_tokens"] < said[0]["usage"]["prompt_tokens"]
+    for refused in (answer(words, other), answer(other, words)):
+        error = refused.json()["error"]
+        assert refused.status_code == 400 and error["message"].endswith(": two different transcripts, one beside and one inside the clip: give one")
+        assert error["param"] == f"messages.0.content.0.{kind}"
+    assert answer(None, {"transcript": 3}).status_code == 400
+
+
 def test_parallel_requests_get_the_answers_they_get_alone(base, model):
     clips = [encoded(tone(0.3 + 0.17 * i, hz=150 + 60 * i)) for i in range(7)]
     wanted = [expected(model, clip, question=f"Take {i}?", max_new_tokens=6 + i) for i, clip in enumerate(clips)]

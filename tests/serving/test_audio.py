@@ -103,6 +103,8 @@ def test_damaged_files_give_samples_or_a_refusal(data):
 def test_base64():
     assert from_base64(base64.b64encode(b"abc").decode(), param="p") == b"abc"
     assert from_base64("data:audio/wav;base64,YWJj", param="p") == b"abc"
+    wrapped = base64.encodebytes(bytes(200)).decode()
+    assert from_base64(wrapped, param="p") == from_base64(wrapped.replace("\n", "\r\n"), param="p") == bytes(200)
     for wrong, code in (("", "empty_audio"), ("a", "invalid_base64"), ("YW Jj!", "invalid_base64"), ("data:audio/wav,abc", "invalid_base64")):
         with pytest.raises(ApiError) as refused:
             from_base64(wrong, param="p")

@@ -1,5 +1,8 @@
 """The measuring tool on the tiny server."""
 
+import re
+import shutil
+
 import pytest
 
 from nemo_desta.export.pipeline import export
@@ -36,6 +39,40 @@ def test_onnxruntime_is_a_row_of_the_same_run(tmp_path, capsys):
         assert bench_serving.main([*places, "--concurrency", "1", "2", "--requests", "5", "--max-tokens", "12"]) == 0
     table = capsys.readouterr().out
     assert table.count("| onnxruntime | ") == 2 and table.count("| 5 | 0 |") == 4 and "5 of 5 answers are the same text in every row" in table
+
+
+def test_words_go_beside_the_clip_where_every_server_reads_them(tmp_path):
+    (tmp_path / "a.wav").write_bytes(encoded(tone()))
+    sound = bench_serving.body(tmp_path / "a.wav", "What?", 4, "")["messages"][0]["content"][0]
+    assert sound["transcript"] == "" and set(sound["input_audio"]) == {"data", "format"}
+    assert "transcript" not in bench_serving.body(tmp_path / "a.wav", "What?", 4, None)["messages"][0]["content"][0]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A made checkpoint."""
+    return make_tiny_checkpoint(tmp_path_factory.mktemp("made"))
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "training run"])
+def test_the_encoders_real_time_factor_is_that_of_a_checkpoint_or_a_run(serve, made, tmp_path, capsys, kind):
+    place = made
+    if kind == "training run":
+        place = tmp_path / "run"
+        shutil.copytree(made, place / "checkpoints" / "step=10.ckpt")
+    (tmp_path / "a.wav").write_bytes(encoded(tone()))
+    (tmp_path / "b.wav").write_bytes(encoded(tone(31.0)))  # longer than the encoder takes at once
+    places = ["--target", f"a={serve()}/v1", "--clips", str(tmp_path / "a.wav"), str(tmp_path / "b.wav"), "--concurrency", "1", "--requests", "2"]
+    assert bench_serving.main([*places, "--max-tokens", "2", "--checkpoint", str(place)]) == 0
+    (factor,) = re.findall(r"encoder and connector: ([0-9.]+) s of work per second of sound \(cpu\)", capsys.readouterr().out)
+    assert 0 < float(factor) < 10
+
+
+def test_a_wrong_checkpoint_is_said_before_anything_is_measured(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench_serving, "measure", lambda *a, **k: pytest.fail("a server was asked"))
+    (tmp_path / "a.wav").write_bytes(encoded(tone()))
+    places = ["--target", "a=http://127.0.0.1:1/v1", "--clips", str(tmp_path)]
+    assert bench_serving.main([*places, "--checkpoint", str(tmp_path)]) == 1 and "is not a checkpoint" in capsys.readouterr().err
 
 
 def test_mistakes_are_sentences(tmp_path, capsys):

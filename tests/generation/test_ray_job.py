@@ -20,7 +20,7 @@ from lhotse import CutSet
 
 from nemo_desta.config import DestaConfig, OpenAIConfig, Precision, RayConfig
 from nemo_desta.corpora.manifests import read_cuts, write_cuts
-from nemo_desta.data.supervision import self_generated
+from nemo_desta.data.supervision import CLIPS, self_generated
 from nemo_desta.generation import journal as journal_module
 from nemo_desta.generation import ray_job
 from nemo_desta.generation.engines.base import Sampling
@@ -28,6 +28,7 @@ from nemo_desta.generation.engines.transformers import TransformersEngine
 from nemo_desta.generation.parts import INPUTS, Part, gather, survey_file
 from nemo_desta.generation.ray_job import generate_on_ray
 from nemo_desta.generation.runner import generate_targets
+from nemo_desta.generation.several import FURTHER, table_of_part
 from nemo_desta.generation.worker import Job, Worker, raise_error
 from nemo_desta.manifests.locking import exclusive
 from nemo_desta.manifests.shar import SharOptions, write_shar
@@ -116,10 +117,15 @@ def in_process(monkeypatch: pytest.MonkeyPatch, local: TransformersEngine) -> No
     monkeypatch.setattr("nemo_desta.generation.worker.make_engine", lambda config: local)
     monkeypatch.setattr(ray_job, "_connected", lambda config: contextlib.nullcontext())
     monkeypatch.setattr(ray_job, "_survey", lambda files, size, whole: gather([survey_file(f, None if whole else size) for f in files], size))
+    monkeypatch.setattr(ray_job, "_tables", lambda parts, pool, config: [table_of_part(part, pool, config) for part in parts])
     monkeypatch.setattr(ray_job, "_work", work)
 
 
-@pytest.mark.parametrize("generation", [{}, {"rows": 60}, {"multi_turn_fraction": 0.5}], ids=["each cut", "dealt over the set", "second turns"])
+SEVERAL = {"multi_audio_fraction": 0.5, "multi_turn_fraction": 0.2}
+WAYS = {"each cut": {}, "dealt over the set": {"rows": 60}, "second turns": {"multi_turn_fraction": 0.5}, "several clips": SEVERAL}
+
+
+@pytest.mark.parametrize("generation", [*WAYS.values(), {**SEVERAL, "rows": 60}], ids=[*WAYS, "several clips, dealt"])
 def test_parts_make_the_rows_of_the_whole(tmp_path: Path, llm: Path, shards: Path, local: TransformersEngine, in_process: None, generation: Any) -> None:
     generate_targets(job(tmp_path / "one", llm, None, **generation), engine=local)
     targets = generate_on_ray(job(tmp_path / "many", llm, shards, **generation))
@@ -127,6 +133,8 @@ def test_parts_make_the_rows_of_the_whole(tmp_path: Path, llm: Path, shards: Pat
     assert stored(targets) == supervisions(read_cuts(tmp_path / "one" / "targets" / "cuts_train.jsonl.gz"))
     whole, parts = read_json(tmp_path / "one" / "targets" / "manifest.json")["targets"], read_json(targets / "manifest.json")["targets"]
     assert parts == {**whole, "tokens": pytest.approx(whole["tokens"])}
+    further = targets / FURTHER
+    assert further.exists() == ("multi_audio_fraction" in generation) == ("comparison" in parts["yield_by_kind"])
     report = read_json(targets / "throughput.json")
     assert report["rows"] == read_json(targets / "manifest.json")["generated"] and 0 < report["engine_utilisation"] <= 1
     assert report["extrapolation"]["hours_one_worker"] == pytest.approx(8 * report["extrapolation"]["hours_8_workers"], rel=0.1, abs=0.5)
@@ -203,6 +211,8 @@ def test_shar_shards_stay_with_their_audio(tmp_path: Path, llm: Path, in_process
     together = list(CutSet.from_shar(fields=fields))
     assert len(fields["cuts"]) == 2 and [cut.id for cut in together] == [cut.id for cut in cuts]
     assert all(cut.load_audio().shape[1] == 8000 and len(self_generated(cut)) == 2 for cut in together)
+    with pytest.raises(ValueError, match=r"multi_audio_fraction: .* cannot be heard from .*shar, whose audio lies in tar files: give the cuts from before"):
+        generate_on_ray(job(tmp_path / "several", llm, tmp_path / "shar", multi_audio_fraction=0.5))
     tars[0].write_bytes(tars[0].read_bytes()[:700])  # the text is whole: targets need no audio
     c = job(tmp_path / "again", llm, tmp_path / "shar")
     assert stored(generate_on_ray(c)) == stored(targets)
@@ -221,6 +231,8 @@ def test_a_second_run_settings_and_missing_things_are_refused(tmp_path: Path, ll
     c.generation.max_new_tokens = 7
     with pytest.raises(ValueError, match="max_new_tokens was 6, is 7"):
         generate_on_ray(c)
+    with pytest.raises(ValueError, match=r"multi_audio_fraction=1.5 is outside"):
+        generate_on_ray(job(tmp_path / "x", llm, shards, multi_audio_fraction=1.5))
     with pytest.raises(ValueError, match=r"ray.input=.*set ray.address"):
         generate_targets(job(tmp_path, llm, shards))
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist: set ray.input"):
@@ -326,14 +338,15 @@ def a_worker_killed(targets: Path, gate: Gate) -> Iterator[list[int]]:
 
 
 @needs_ray
-def test_a_killed_worker_costs_its_unfinished_batch(
-    tmp_path: Path, llm: Path, shards: Path, cluster: None, local: TransformersEngine, one_process: dict[str, Any]
-) -> None:
+def test_a_killed_worker_costs_its_unfinished_batch(tmp_path: Path, llm: Path, shards: Path, cluster: None, local: TransformersEngine) -> None:
+    """Rows about one clip and about several."""
+    several = {"multi_audio_fraction": 0.2}
+    expected = supervisions(read_cuts(generate_targets(job(tmp_path / "one", llm, None, **several), engine=local)))
     gate = Gate(30)
     with completions_server(local, gate) as server, a_worker_killed(tmp_path / "targets", gate) as killed:
-        targets = generate_on_ray(served(job(tmp_path, llm, shards), server))
+        targets = generate_on_ray(served(job(tmp_path, llm, shards, **several), server))
     assert killed and str(killed[0]) not in " ".join((part / ".lock").read_text() for part in targets.glob("parts/*"))
-    assert stored(targets) == one_process
+    assert stored(targets) == expected and sum(bool(custom.get(CLIPS)) for rows in expected.values() for _, custom in rows) == 28
     assert asked_again(server) <= 10, "two batches were in flight, of five rows at most"
 
 

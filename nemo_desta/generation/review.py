@@ -101,7 +101,7 @@ def _kept_item(cut: Cut, row: Any) -> dict[str, Any]:
     generator = custom.get("generator") or {}
     seed = generator.get("seed_text") or (cut.custom or {}).get("seed_description") or ""
     origin = f"{generator.get('model')} ({generator.get('engine')}, temperature {generator.get('temperature')}, {generator.get('finish_reason')})"
-    others = further_clips(row)
+    others = further_clips(row, cut)
     kind = (None if others else custom.get("attribute")) or custom.get("prompt_kind")
     values = {"prompt": custom.get("prompt"), "kind": kind, "seed": seed, "origin": origin, "others": others}
     return _item(cut, row.id, response=row.text or "", flags=flags(row.text or "", None), **values)

@@ -18,6 +18,9 @@ encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder().decode
 
 NAMED = ("text", "language", "gender", "speaker")  # attributes that are fields of a supervision; all others are in its custom
+FURTHER_AUDIO = "further_audio"
+"""Field of a Shar shard, and so of its cuts' custom, that holds the further clips of the rows (see `shar_further`)."""
+
 _CUTS = {"MonoCut", "MultiCut"}
 
 

@@ -41,6 +41,11 @@ def rows_of(record: Mapping[str, Any]) -> list[Record]:
     return [s for s in record.get("supervisions") or () if is_row(s)]
 
 
+def further_of(row: Mapping[str, Any]) -> list[Record]:
+    """The clips that a row is about besides the cut that it belongs to."""
+    return list(row["custom"].get("clips") or ())
+
+
 def attributes(record: Mapping[str, Any]) -> Record:
     """All attributes of the source supervision but its transcript; empty values are left out."""
     source = source_of(record)

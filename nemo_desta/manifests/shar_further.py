@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nemo_desta.manifests.records import FURTHER_AUDIO, Record, clip_key, decode, rows_of, to_cut
+from nemo_desta.manifests.records import FURTHER_AUDIO, Record, clip_key, decode, further_of, rows_of, to_cut
 from nemo_desta.manifests.sources import lines, manifest_files
 
 Samples = np.ndarray
@@ -30,7 +30,7 @@ def has_further(path: Path) -> bool:
 
 def _names_clips(line: bytes) -> bool:
     try:
-        return any(row["custom"].get("clips") for row in rows_of(decode(line)))
+        return any(further_of(row) for row in rows_of(decode(line)))
     except (ValueError, AttributeError, TypeError, KeyError):  # also msgspec's errors
         return False
 
@@ -51,7 +51,7 @@ def write_further(written: Record, rate: int, tar: Any) -> list[dict[str, str]]:
     names = {entry["id"] for entry in gone}
     if gone:
         written["supervisions"] = [s for s in written["supervisions"] if s.get("id") not in names]
-    used = {clip_key(clip) for row in rows_of(written) for clip in row["custom"].get("clips") or ()}
+    used = {clip_key(clip) for row in rows_of(written) for clip in further_of(row)}
     sounds = {key: samples for key, samples in sounds.items() if key in used}
     if not sounds:
         tar.write_placeholder(written["id"])
@@ -61,8 +61,8 @@ def write_further(written: Record, rate: int, tar: Any) -> list[dict[str, str]]:
     recording = _recording(written["id"], rate, whole.shape[1])
     tar.write(written["id"], whole, rate, manifest=recording)
     for row in rows_of(written):
-        if row["custom"].get("clips"):
-            row["custom"]["clips"] = [_placed(clip, starts[clip_key(clip)] / rate, recording.to_dict()) for clip in row["custom"]["clips"]]
+        if further_of(row):
+            row["custom"]["clips"] = [_placed(clip, starts[clip_key(clip)] / rate, recording.to_dict()) for clip in further_of(row)]
     return gone
 
 
@@ -70,7 +70,7 @@ def _sounds(written: Record, rate: int) -> tuple[dict[tuple[str, float, float], 
     """Samples of every different further clip, and why the others have none."""
     sounds: dict[tuple[str, float, float], Samples] = {}
     lost: dict[tuple[str, float, float], str] = {}
-    for clip in (clip for row in rows_of(written) for clip in row["custom"].get("clips") or ()):
+    for clip in (clip for row in rows_of(written) for clip in further_of(row)):
         key = clip_key(clip)
         if key not in sounds and key not in lost:
             try:
@@ -93,7 +93,7 @@ def _load(clip: Record, rate: int) -> Samples:
 
 
 def _reason(row: Record, lost: Mapping[tuple[str, float, float], str]) -> str | None:
-    return next((lost[key] for clip in row["custom"].get("clips") or () if (key := clip_key(clip)) in lost), None)
+    return next((lost[key] for clip in further_of(row) if (key := clip_key(clip)) in lost), None)
 
 
 def _recording(cut_id: str, rate: int, samples: int) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 
 from nemo_desta.manifests.durations import probe
 from nemo_desta.manifests.parallel import parallel_map
-from nemo_desta.manifests.records import FURTHER_AUDIO, NAMED, Record, attributes, audio_path, clip_key, custom, rows_of, source_of
+from nemo_desta.manifests.records import FURTHER_AUDIO, NAMED, Record, attributes, audio_path, clip_key, custom, further_of, rows_of, source_of
 from nemo_desta.manifests.sources import Problems, cuts, records, shar_folder
 
 REQUIRED = ("dataset", "domain", "split", "license", "seed_description")  # of the cut's custom (contract C1)
@@ -225,7 +225,7 @@ def _heard(record: Record) -> Iterator[tuple[str, Record]]:
     """A cut and the further clips of its rows, each with the name under which a finding is listed."""
     yield record["id"], record
     for row in rows_of(record):
-        for clip in row["custom"].get("clips") or ():
+        for clip in further_of(row):
             yield f"{record['id']}, row {row.get('id')}, clip {clip.get('id')}", clip
 
 

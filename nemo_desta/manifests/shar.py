@@ -87,6 +87,9 @@ def write_shar(
         raise ValueError(
             f"format {options.audio_format!r}, {options.shard_size} cuts a shard: the formats are {', '.join(FORMATS)}, a shard has at least 1 cut"
         )
+    rate = options.sampling_rate
+    if rate is not None and (rate < 1 or (options.audio_format == "opus" and rate not in OPUS_RATES)):
+        raise ValueError(f"sampling rate {rate}: it is above 0 Hz, and for Opus one of {', '.join(map(str, OPUS_RATES))}")
     sources = [{"name": f.name, "bytes": f.stat().st_size} for f in manifest_files(path)]
     further = has_further(path)
     plan = {"command": "shard", "inputs": sources, **asdict(options), **({"further": True} if further else {})}

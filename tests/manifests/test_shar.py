@@ -265,6 +265,9 @@ def test_checksums_find_a_flipped_bit(tmp_path, ten):
 def test_mistakes(tmp_path, ten):
     with pytest.raises(ValueError, match="the formats are flac"):
         write_shar(ten, tmp_path / "x", SharOptions("ogg"))
+    for options in (SharOptions(sampling_rate=-5), SharOptions("opus", sampling_rate=22_050)):
+        with pytest.raises(ValueError, match=r"sampling rate .*for Opus one of 8000"):
+            write_shar(ten, tmp_path / "x", options)
     (tmp_path / "mine").mkdir()
     clip(tmp_path / "mine/song.wav")
     with pytest.raises(ValueError, match=r"holds other files \(song.wav\)"):

@@ -10,7 +10,7 @@ What a part is asked, answered, filtered and written like is the business of `ru
     parts/000000/               journal, rejected rows, statistics and manifest.json of a part; the manifest is written last: the part is done
     cuts.000000.jsonl           its cuts with their targets, with .idx and .len
     store.json                  written when all parts are done: the folder is an indexed store then
-    manifest.json               counts and origin of the whole; throughput.json: rates
+    manifest.json               counts and origin of the whole; throughput.json: rates; prompts.json: lengths, refusals and yields by prompt
 
 A worker that dies costs the batch in work: Ray starts another, which goes on with the part's journal. Idle workers get the next part whoever wrote the last
 one, so that a slow machine does not hold up the others. Nothing but the driver's lock and the files themselves carries state between runs.
@@ -36,7 +36,8 @@ from nemo_desta.generation.engines import check_engine
 from nemo_desta.generation.parts import INPUTS, Inputs, Part, deal, gather, input_files, is_shar, load_inputs, survey_file
 from nemo_desta.generation.paths import Paths
 from nemo_desta.generation.plan import make_plan
-from nemo_desta.generation.runner import THROUGHPUT, claim, done_key, nothing_kept, pool_of, read_json, run_identity
+from nemo_desta.generation.quality import merged_statistics
+from nemo_desta.generation.runner import PROMPTS, THROUGHPUT, claim, done_key, nothing_kept, pool_of, read_json, run_identity
 from nemo_desta.generation.several import deal_comparisons, table_of_part
 from nemo_desta.generation.statistics import merged
 from nemo_desta.generation.throughput import log_throughput, throughput
@@ -314,6 +315,7 @@ def _finish(config: DestaConfig, paths: Paths, pool: PromptPool, inputs: Inputs,
     if not shards or (counts["kept"] == 0 and config.generation.drop_rejected):
         raise nothing_kept(counts["asked"], paths.targets / "parts")
     describe(paths.targets, shards, made_from=inputs.sha256)
+    provenance.write_json_atomic(paths.targets / PROMPTS, merged_statistics(_prompts(Paths(paths.root, m["part"])) for m in manifests))
     report = throughput(done[0], config.ray.workers, done[1])
     if report:
         provenance.write_json_atomic(paths.targets / THROUGHPUT, report)
@@ -330,6 +332,15 @@ def _finish(config: DestaConfig, paths: Paths, pool: PromptPool, inputs: Inputs,
 def _manifest(paths: Paths) -> dict[str, Any]:
     found = read_json(paths.manifest)
     assert found is not None, f"{paths.manifest} vanished"
+    return found
+
+
+def _prompts(paths: Paths) -> dict[str, Any]:
+    found = read_json(paths.targets / PROMPTS)
+    if found is None or not all("counts" in entry for entry in found["by_prompt"]):
+        raise ValueError(
+            f"{paths.targets / PROMPTS} is damaged or of an earlier version: remove {paths.manifest}, then the same command counts the answers again"
+        )
     return found
 
 

@@ -22,7 +22,7 @@ from nemo_desta.config import DestaConfig, OpenAIConfig, Precision, RayConfig
 from nemo_desta.corpora.manifests import read_cuts, write_cuts
 from nemo_desta.data.supervision import CLIPS, self_generated
 from nemo_desta.generation import journal as journal_module
-from nemo_desta.generation import ray_job
+from nemo_desta.generation import ray_job, review
 from nemo_desta.generation.engines.base import Sampling
 from nemo_desta.generation.engines.transformers import TransformersEngine
 from nemo_desta.generation.parts import INPUTS, Part, gather, survey_file
@@ -37,6 +37,7 @@ from nemo_desta.manifests.store import IndexedStore
 from tests.generation.clips import config, corpus, lively_llm
 from tests.generation.completions_server import Handler, Server, address, completions_server
 from tests.tiny import read_json, tone_cut
+from tools import review_targets, target_quality
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install 'nemo_desta[ray]'")
@@ -133,11 +134,38 @@ def test_parts_make_the_rows_of_the_whole(tmp_path: Path, llm: Path, shards: Pat
     assert stored(targets) == supervisions(read_cuts(tmp_path / "one" / "targets" / "cuts_train.jsonl.gz"))
     whole, parts = read_json(tmp_path / "one" / "targets" / "manifest.json")["targets"], read_json(targets / "manifest.json")["targets"]
     assert parts == {**whole, "tokens": pytest.approx(whole["tokens"])}
+    assert read_json(targets / "prompts.json") == read_json(tmp_path / "one" / "targets" / "prompts.json")
     further = targets / FURTHER
     assert further.exists() == ("multi_audio_fraction" in generation) == ("comparison" in parts["yield_by_kind"])
     report = read_json(targets / "throughput.json")
     assert report["rows"] == read_json(targets / "manifest.json")["generated"] and 0 < report["engine_utilisation"] <= 1
     assert report["extrapolation"]["hours_one_worker"] == pytest.approx(8 * report["extrapolation"]["hours_8_workers"], rel=0.1, abs=0.5)
+
+
+def test_the_quality_tools_look_at_a_run_in_parts(
+    tmp_path: Path, llm: Path, shards: Path, local: TransformersEngine, in_process: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    c = job(tmp_path, llm, shards, multi_audio_fraction=0.3, multi_turn_fraction=0.5)
+    c.trainer.max_steps = 1
+    targets = generate_on_ray(c)
+    asked = []
+    monkeypatch.setattr(target_quality, "make_engine", lambda c: asked.append(c.generation.temperature) or local)
+    assert target_quality.main(["stats", str(tmp_path)]) == 0 and "worst yields" in capsys.readouterr().out
+    assert target_quality.main(["consistency", str(tmp_path), "--rows", "12", "--samples", "2"]) == 0 and asked == [0.7]
+    known = set(journalled(targets))
+    assert {row["row_id"] for row in read_json(targets / "consistency.json")["rows"]} <= known and len(read_json(targets / "consistency.json")["rows"]) == 12
+    assert review_targets.main(["build", str(tmp_path), "--count", "30"]) == 0
+    items = read_json(targets / "review" / "items.json")
+    assert len(items) >= 29 and "· comparison ·" in (targets / "review" / "index.html").read_text()
+    assert set(items) <= {row.id for path in targets.glob("cuts.*.jsonl") for cut in read_cuts(path) for row in self_generated(cut)}
+    first = items[0]
+    review.add_verdict(targets / "review.jsonl", first, "reject")
+    generate_on_ray(job(tmp_path, llm, shards, multi_audio_fraction=0.3, multi_turn_fraction=0.5))
+    assert any(
+        json.loads(line)["row_id"] == first for path in targets.glob("parts/*/rejected.jsonl") for line in path.read_text().splitlines() if "review" in line
+    )
+    (targets / "store.json").unlink()
+    assert review_targets.main(["build", str(tmp_path)]) == 1 and "run examples/generate_targets.py first" in capsys.readouterr().err
 
 
 def test_damage_costs_what_is_damaged_and_is_listed(tmp_path: Path, llm: Path, shards: Path, in_process: None) -> None:

@@ -135,7 +135,7 @@ def build(spec: str) -> Tagger:
 def main(arguments: Iterable[str] | None = None) -> int:
     """Command line; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", type=Path, help="manifest of cuts, .jsonl or .jsonl.gz")
+    parser.add_argument("input", type=Path, help="manifest of cuts: .jsonl, .jsonl.gz or an indexed store")
     parser.add_argument("output", type=Path, help="manifest to write, .jsonl or .jsonl.gz")
     parser.add_argument("--taggers", nargs="+", default=["measured"], metavar="TAGGER", help="see above (default: measured)")
     parser.add_argument("--num-jobs", type=int, default=1, help="processes (default: %(default)s)")

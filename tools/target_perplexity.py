@@ -7,19 +7,22 @@
         --targets other=runs/other/targets/cuts_train.jsonl.gz --templates --output runs/mini/perplexity
 
 The first --targets are those of the backbone itself. --templates answers the same rows by templates. Rows that all sets have are compared (a sample of --limit,
-chosen by a hash of the row id); sets without common rows are each sampled alone. Writes perplexity.json, rows.jsonl and perplexity.png to --output.
+chosen by a hash of the row id); sets without common rows are each sampled alone. A set may be a folder
+(the store of a run on Ray), of which as many cuts are drawn. Writes perplexity.json, rows.jsonl and perplexity.png to --output.
 
 Exit code: 0; 1 for a problem that the message names.
 """
 
 import argparse
 import hashlib
+import heapq
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lhotse import CutSet
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -30,6 +33,9 @@ from nemo_desta.config import Precision
 from nemo_desta.corpora.manifests import read_cuts, write_lines
 from nemo_desta.generation.perplexity import Score, Scorer, TargetText, compare, plot, target_texts
 from nemo_desta.generation.template_targets import VOICES, template_targets
+from nemo_desta.manifests.records import rows_of, to_cut
+from nemo_desta.manifests.sources import records
+from nemo_desta.manifests.splitting import order_key
 
 TEMPLATES = {voice: "template" if voice == "plain" else f"template_{voice}" for voice in VOICES}  # voice -> name of its set
 STEP = 64  # rows between two moves of the progress bar
@@ -46,10 +52,26 @@ def choose(sets: Mapping[str, list[TargetText]], limit: int) -> dict[str, list[T
     return chosen
 
 
+def read_set(path: Path, limit: int) -> CutSet:
+    """The cuts of a file; of an indexed store or a Shar folder (a run on Ray) as many with targets as rows are wanted, drawn by a hash of their ids.
+
+    Raises:
+        ValueError: none has a target.
+    """
+    if not path.is_dir():
+        return read_cuts(path)
+    stream = (record for record in records(path) if rows_of(record))
+    drawn = heapq.nsmallest(limit, stream, key=lambda record: order_key(0, record["id"])) if limit else stream
+    cuts = [to_cut(record) for record in drawn]
+    if not cuts:
+        raise ValueError(f"{path} holds no cut with targets")
+    return CutSet.from_cuts(cuts)
+
+
 def measure(llm: str, paths: Mapping[str, Path], voices: Sequence[str], limit: int, precision: Precision, batch_tokens: int) -> dict[str, list[Score]]:
     """Scores of every set."""
     scorer = Scorer(resolve_model(llm), precision)
-    cuts = {name: read_cuts(path) for name, path in paths.items()}
+    cuts = {name: read_set(path, limit) for name, path in paths.items()}
     sets = {name: target_texts(found, scorer.tokenizer) for name, found in cuts.items()}
     for voice in voices:
         sets[TEMPLATES[voice]] = target_texts(template_targets(cuts[next(iter(paths))], voice), scorer.tokenizer)

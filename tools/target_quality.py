@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,14 @@ from rich.table import Table
 from nemo_desta import provenance
 from nemo_desta.assets import AssetError
 from nemo_desta.config import DestaConfig, typed
-from nemo_desta.corpora.manifests import read_cuts
+from nemo_desta.data.conversation import Tokenizer
 from nemo_desta.generation.comparison import whole_plan
 from nemo_desta.generation.engines import make_engine
 from nemo_desta.generation.paths import Paths
-from nemo_desta.generation.plan import vocabulary
+from nemo_desta.generation.plan import TargetRow, vocabulary
 from nemo_desta.generation.quality import consistency
 from nemo_desta.generation.runner import PROMPTS, pool_of
+from nemo_desta.generation.written import Written, asked_rows, written
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -58,16 +59,25 @@ def ask_again(run_dir: Path, rows: int, samples: int, temperature: float) -> dic
         raise ValueError(f"--temperature {temperature}: greedy answers are always the same, give a value above 0")
     config = run_config(run_dir)
     generation = dataclasses.replace(config.generation, temperature=temperature)
-    cuts = read_cuts(Paths.of(config).corpus).to_eager()
+    sets = written(run_dir / "targets", Paths.of(config).corpus)
     engine = make_engine(dataclasses.replace(config, generation=generation))
     try:
-        plan = whole_plan(cuts, pool_of(config), config.generation, engine.tokenizer)
+        plan, values = _plan(sets, config, engine.tokenizer)
         chosen = sorted(plan, key=lambda row: hashlib.sha256(row.row_id.encode()).digest())[:rows]
-        found = {"temperature": temperature, **consistency(chosen, engine, samples, vocabulary(cuts))}
+        found = {"temperature": temperature, **consistency(chosen, engine, samples, values)}
     finally:
         engine.close()
     provenance.write_json_atomic(run_dir / "targets" / "consistency.json", found)
     return found
+
+
+def _plan(sets: Sequence[Written], config: DestaConfig, tokenizer: Tokenizer) -> tuple[list[TargetRow], Mapping[str, Sequence[str]]]:
+    """Rows that were asked, and the values of all attributes; of a run on Ray the rows about one clip of some parts."""
+    pool = pool_of(config)
+    if sets[0].values is not None:
+        return [row for one in sets for row in asked_rows(one, pool, config.generation, tokenizer)], sets[0].values
+    cuts = list(sets[0].asked())
+    return whole_plan(cuts, pool, config.generation, tokenizer), vocabulary(cuts)
 
 
 def show_stats(found: Mapping[str, Any], worst: int, console: Console) -> None:

@@ -177,7 +177,7 @@ class DestaDataset(Dataset[StepBatch]):
                 continue
             for row in self_generated(cut):
                 try:
-                    others = further_clips(row)
+                    others = further_clips(row, cut)
                     rendered = self._render([cut, *others], row)
                     rows.append((row.id, rendered, [clip, *(self._further_clip(other, heard) for other in others)]))
                 except ValueError as error:

@@ -13,6 +13,7 @@ from lhotse.cut import MonoCut
 from lhotse.serialization import deserialize_item
 from lhotse.utils import fastcopy
 
+from nemo_desta.manifests.records import FURTHER_AUDIO
 from nemo_desta.seed.attributes import SELF_GENERATED as ROLE
 
 CLIPS = "clips"
@@ -82,14 +83,26 @@ def _clip_record(cut: MonoCut) -> dict[str, Any]:
     return dict(fastcopy(cut, supervisions=[words], custom={}).to_dict())
 
 
-def further_clips(row: SupervisionSegment) -> list[MonoCut]:
+def further_clips(row: SupervisionSegment, cut: MonoCut | None = None) -> list[MonoCut]:
     """The clips of a row besides the cut that it belongs to, in the order of their locators; none for most rows.
 
+    Args:
+        cut: that it belongs to; needed to hear clips of a Shar shard, where their sound is a field of the cut.
+
     Raises:
-        ValueError: what stands there is no cut.
+        ValueError: what stands there is no cut, or its sound is not there.
     """
     found = (row.custom or {}).get(CLIPS) or []
     try:
-        return [deserialize_item({"type": "MonoCut", **copy.deepcopy(record)}) for record in found]  # Lhotse takes its argument apart
+        clips = [deserialize_item({"type": "MonoCut", **copy.deepcopy(record)}) for record in found]  # Lhotse takes its argument apart
+        return [_within(clip, cut) if (clip.custom or {}).get("field") == FURTHER_AUDIO else clip for clip in clips]
     except (KeyError, TypeError, ValueError, AssertionError) as error:
         raise ValueError(f"row {row.id!r}: its further clips cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _within(clip: MonoCut, cut: MonoCut | None) -> MonoCut:
+    """A further clip that is a stretch of a recording of the shard."""
+    recording = ((cut.custom if cut is not None else None) or {}).get(FURTHER_AUDIO)
+    if recording is None:
+        raise ValueError(f"the sound of {clip.id!r} lies in the field {FURTHER_AUDIO} of its Shar shard: read the shard with CutSet.from_shar, all its fields")
+    return fastcopy(clip, recording=recording)

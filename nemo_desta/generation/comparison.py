@@ -7,13 +7,15 @@ Like the rest of the plan, the rows are a pure function of cuts, pool and config
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from lhotse import CutSet
 from lhotse.cut import Cut
+from numpy.typing import NDArray
 
 from nemo_desta.config import GenerationConfig
 from nemo_desta.data.conversation import Tokenizer, render_text
@@ -25,6 +27,7 @@ from nemo_desta.seed.prompts import COMPARISON, VALUE, Prompt, PromptPool
 ORDINALS = ("first", "second", "third")
 NUMBERS = ("zero", "one", "two", "three")
 MARGIN = 1.2  # ratio from which two numbers count as different
+BY_VALUE = ("which", "count", "same", "list")  # questions whose clips are drawn by their values; the others compare numbers, or anything
 ATTEMPTS = 20  # draws of clips for one question, before it is left out
 
 _ORDINAL = re.compile(r"\b(?:(first|1st)|(second|2nd)|(third|3rd)|clips? (?:number )?(?:(1|one)|(2|two)|(3|three)))\b")
@@ -32,9 +35,61 @@ _SPOKEN_SOUND = "a sound effect"  # how a question names the domain "sound"
 
 
 @dataclass(frozen=True)
-class _Clip:
-    cut: Any  # of Lhotse, which has no common typed base for cuts
-    attributes: dict[str, str]
+class ClipTable:
+    """All clips of a set as the drawing sees them: a name each, and which of a few sets of attributes it has. Millions fit into memory.
+
+    Attributes:
+        names: cut ids.
+        kinds: of every clip, the place of its attributes in `attributes`.
+        attributes: what comparisons ask about, with their values; what they only require, without.
+    """
+
+    names: list[str]
+    kinds: NDArray[np.int32]
+    attributes: list[dict[str, str]]
+
+    @classmethod
+    def of(cls, clips: Iterable[tuple[str, Mapping[str, str]]], pool: PromptPool) -> "ClipTable":
+        """From (cut id, attributes as `attributes_of` gives them)."""
+        asked = {prompt.attribute for prompt in pool if prompt.kind == COMPARISON} | {"domain"}
+        needed = asked | {key for prompt in pool if prompt.kind == COMPARISON for key in prompt.requires}
+        names: list[str] = []
+        kinds: list[int] = []
+        places: dict[tuple[tuple[str, str], ...], int] = {}
+        for name, attributes in clips:
+            seen = tuple((key, value if key in asked else "") for key, value in attributes.items() if key in needed)
+            names.append(name)
+            kinds.append(places.setdefault(seen, len(places)))
+        return cls(names, np.array(kinds, dtype=np.int32), [dict(seen) for seen in places])
+
+    @classmethod
+    def joined(cls, tables: Sequence["ClipTable"]) -> "ClipTable":
+        """Several tables as one, in their order."""
+        places: dict[tuple[tuple[str, str], ...], int] = {}
+        kinds = []
+        for table in tables:
+            renamed = [places.setdefault(tuple(a.items()), len(places)) for a in table.attributes]
+            kinds.append(np.array(renamed, dtype=np.int32)[table.kinds])
+        return cls([name for table in tables for name in table.names], np.concatenate(kinds), [dict(seen) for seen in places])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A question about several clips, drawn but not yet written out.
+
+    Attributes:
+        prompt_id: of the pool.
+        names: cut ids, in the order of their locators.
+        value: what the question names, where it names a value.
+        values: all values of its attribute.
+        place: of the first clip in the table.
+    """
+
+    prompt_id: str
+    names: tuple[str, ...]
+    value: str | None
+    values: tuple[str, ...]
+    place: int
 
 
 def whole_plan(
@@ -43,24 +98,64 @@ def whole_plan(
     config: GenerationConfig,
     tokenizer: Tokenizer,
     chosen: Sequence[tuple[str, str]] | None = None,
+    compared: "Compared | None" = None,
 ) -> list[TargetRow]:
     """All rows of a run: about one clip (`make_plan`), then about several.
 
     Args:
         chosen: see `make_plan`.
+        compared: the rows about several clips, where a plan of more cuts than these has drawn them already.
 
     Raises:
         ValueError: see `make_plan`; or ``multi_audio_fraction`` is outside [0, 1], or nothing can be compared.
     """
     single = make_plan(cuts, pool, config, tokenizer, chosen)
+    if compared is not None:
+        return [*single, *choice_rows(compared.choices, [*cuts, *compared.further], pool, config, tokenizer)]
+    count = comparisons_for(config, len(single))
+    return [*single, *comparison_rows(cuts, pool, config, tokenizer, count)] if config.multi_audio_fraction else single
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Rows about several clips that belong to some cuts, and the cuts besides those that they are about."""
+
+    choices: Sequence[Choice]
+    further: Sequence[Any]  # of Lhotse, which has no common typed base for cuts
+
+
+def comparisons_for(config: GenerationConfig, single: int) -> int:
+    """How many rows about several clips stand beside `single` rows about one.
+
+    Raises:
+        ValueError: ``multi_audio_fraction`` is outside [0, 1].
+    """
     fraction = config.multi_audio_fraction
     if not 0 <= fraction <= 1:
         raise ValueError(f"generation.multi_audio_fraction={fraction} is outside [0, 1]")
-    return [*single, *comparison_rows(cuts, pool, config, tokenizer, round(fraction * len(single)))] if fraction else single
+    return round(fraction * single)
 
 
 def comparison_rows(cuts: Iterable[Cut], pool: PromptPool, config: GenerationConfig, tokenizer: Tokenizer, count: int) -> list[TargetRow]:
     """`count` rows about several clips; fewer where clips and prompts give no more different ones.
+
+    Raises:
+        ValueError: see `choose`.
+    """
+    cuts = list(cuts)
+    table = ClipTable.of(((cut.id, attributes_of(cut)) for cut in cuts), pool)
+    return choice_rows(choose(table, pool, config, count), cuts, pool, config, tokenizer)
+
+
+def choice_rows(choices: Sequence[Choice], cuts: Iterable[Cut], pool: PromptPool, config: GenerationConfig, tokenizer: Tokenizer) -> list[TargetRow]:
+    """Write the choices out. `cuts` are theirs, and may be more."""
+    wanted = {name for choice in choices for name in choice.names}
+    clips = {cut.id: cut for cut in cuts if cut.id in wanted}
+    return [_row(choice, [clips[name] for name in choice.names], pool.by_id[choice.prompt_id], config, tokenizer) for choice in choices]
+
+
+def choose(table: ClipTable, pool: PromptPool, config: GenerationConfig, count: int) -> list[Choice]:
+    """Draw `count` different questions about several clips, a function of the set of clips and not of their order; fewer where there are no more.
 
     Questions of the same group (attribute, what is asked, number of clips) take turns with those of the other groups.
 
@@ -71,71 +166,85 @@ def comparison_rows(cuts: Iterable[Cut], pool: PromptPool, config: GenerationCon
     for prompt in pool:
         if prompt.kind == COMPARISON:
             groups[str(prompt.clips), prompt.domain, prompt.ask or "", prompt.attribute or ""].append(prompt)
-    clips = sorted((_Clip(cut, attributes_of(cut)) for cut in cuts), key=lambda c: draw(config.seed, "several", c.cut.id))
-    decks = [deck for prompts in groups.values() if (deck := _Deck(prompts, clips, config.seed)).usable]
+    drawn = np.fromiter((draw(config.seed, "several", name) for name in table.names), dtype=np.uint64, count=len(table.names))
+    order = np.argsort(drawn, kind="stable").astype(np.int32)
+    decks = [deck for prompts in groups.values() if (deck := _Deck(prompts, table, order, config.seed)).usable]
     if not decks and count:
         raise ValueError(f"generation.multi_audio_fraction={config.multi_audio_fraction}: no prompt of kind {COMPARISON!r} fits any clips of the training set")
-    rows: dict[str, TargetRow] = {}
+    chosen: dict[tuple[str, tuple[str, ...], str | None], Choice] = {}
     misses = 0
-    while decks and len(rows) < count and misses < ATTEMPTS * len(decks):
+    while decks and len(chosen) < count and misses < ATTEMPTS * len(decks):
         for deck in decks:
             found = deck.next()
-            row = _row(*found, config, tokenizer, deck.values) if found else None
-            if row is None or row.row_id in rows:
+            if found is None or (key := (found.prompt_id, found.names, found.value)) in chosen:
                 misses += 1
-            elif len(rows) < count:
-                rows[row.row_id], misses = row, 0
-    return list(rows.values())
+            elif len(chosen) < count:
+                chosen[key], misses = found, 0
+    return list(chosen.values())
 
 
 class _Deck:
     """The questions of one group, and the clips that they may be about."""
 
-    def __init__(self, prompts: Sequence[Prompt], clips: Sequence[_Clip], seed: int) -> None:
-        self.prompts, self.seed, self.turn = prompts, seed, 0
+    def __init__(self, prompts: Sequence[Prompt], table: ClipTable, order: NDArray[np.int32], seed: int) -> None:
+        self.prompts, self.table, self.seed, self.turn = prompts, table, seed, 0
         first = prompts[0]
-        self.clips = [clip for clip in clips if first.fits(clip.attributes.get("domain"), clip.attributes, clips=first.clips)]
-        self.by_value: dict[str, list[_Clip]] = defaultdict(list)
-        for clip in self.clips:
-            self.by_value[clip.attributes.get(first.attribute or "", "")].append(clip)
-        self.values = tuple(sorted(self.by_value))
+        self.asked = first.attribute or ""
+        fits = np.array([first.fits(a.get("domain"), a, clips=first.clips) for a in table.attributes], dtype=bool)
+        members = order[fits[table.kinds[order]]] if len(fits) else order
+        present = np.unique(table.kinds[members])
+        self.values = tuple(sorted({table.attributes[kind].get(self.asked, "") for kind in present}))
+        codes = np.array([self._code(attributes) for attributes in table.attributes], dtype=np.int32)[table.kinds[members]]
+        self.by_value = first.ask in BY_VALUE
+        self.clips = members[np.argsort(codes, kind="stable")] if self.by_value else members
+        self.starts = np.searchsorted(np.sort(codes), np.arange(len(self.values) + 1)).tolist()  # where each value begins, if by value
         different = first.ask in ("which", "same", "most", "least", "sort")
         self.usable = len(self.clips) >= first.clips and (len(self.values) > 1 or not different)
 
-    def next(self) -> tuple[Prompt, list[_Clip], str | None] | None:
+    def _code(self, attributes: Mapping[str, str]) -> int:
+        value = attributes.get(self.asked, "")
+        return self.values.index(value) if value in self.values else -1
+
+    def next(self) -> Choice | None:
         """A prompt, its clips, and the value that it names; None where this draw of clips has no clear answer."""
         self.turn += 1
         prompt = self.prompts[self.turn % len(self.prompts)]
         key = (self.seed, "compare", prompt.id, self.turn)
-        if prompt.ask in ("which", "count", "same", "list"):
-            value = self.values[self.turn % len(self.values)]
-            chosen = self._by_values(prompt, value, key)
-            return (prompt, chosen, value if VALUE in prompt.text else None) if chosen else None
-        chosen = self._any(self.clips, prompt.clips, key)
-        if prompt.ask != "open" and not _apart([_number(c.attributes[prompt.attribute or ""]) for c in chosen]):
+        place = self.turn % len(self.values)
+        chosen = self._by_values(prompt, place, key) if self.by_value else self._any(len(self.clips), prompt.clips, key)
+        clips = [int(self.clips[index]) for index in chosen]
+        if len(clips) < prompt.clips:
             return None
-        return prompt, chosen, None
+        if self.by_value:
+            clips.sort(key=lambda clip: draw(*key, "place", self.table.names[clip]))
+        elif prompt.ask != "open" and not _apart([_number(self._value(clip)) for clip in clips]):
+            return None
+        value = self.values[place] if self.by_value and VALUE in prompt.text else None
+        return Choice(prompt.id, tuple(self.table.names[clip] for clip in clips), value, self.values, clips[0])
 
-    def _by_values(self, prompt: Prompt, value: str, key: tuple[object, ...]) -> list[_Clip]:
+    def _value(self, clip: int) -> str:
+        return self.table.attributes[self.table.kinds[clip]].get(self.asked, "")
+
+    def _by_values(self, prompt: Prompt, place: int, key: tuple[object, ...]) -> list[int]:
         """Clips with and without a value: one with it for *which*, any number for the others."""
-        own, others = self.by_value[value], [clip for name in self.values if name != value for clip in self.by_value[name]]
+        start, end = self.starts[place], self.starts[place + 1]
+        own, others = end - start, len(self.clips) - (end - start)
         wanted = 1 if prompt.ask == "which" else draw(*key, "matches") % (prompt.clips + 1)
-        wanted = min(wanted, len(own))
-        if prompt.clips - wanted > len(others):
+        wanted = min(wanted, own)
+        if prompt.clips - wanted > others:
             return []
-        chosen = [*self._any(own, wanted, (*key, "own")), *self._any(others, prompt.clips - wanted, (*key, "others"))]
-        return sorted(chosen, key=lambda c: draw(*key, "place", c.cut.id))
+        without = self._any(others, prompt.clips - wanted, (*key, "others"))
+        return [*(start + i for i in self._any(own, wanted, (*key, "own"))), *(i if i < start else i + own for i in without)]
 
     @staticmethod
-    def _any(clips: Sequence[_Clip], count: int, key: tuple[object, ...]) -> list[_Clip]:
-        """Different clips, by a hash: any of millions without looking at all of them."""
-        found: dict[int, _Clip] = {}
+    def _any(size: int, count: int, key: tuple[object, ...]) -> list[int]:
+        """Different places below `size`, by a hash: any of millions without looking at all of them."""
+        found: dict[int, None] = {}
         step = 0
         while len(found) < count and step < ATTEMPTS * count:
-            index = draw(*key, step) % len(clips)
-            found.setdefault(index, clips[index])
+            found.setdefault(draw(*key, step) % size)
             step += 1
-        return list(found.values())
+        return list(found)
 
 
 def _apart(numbers: Sequence[float]) -> bool:
@@ -150,34 +259,31 @@ def _number(text: str) -> float:
     return float(found[0])
 
 
-def _row(
-    prompt: Prompt, clips: Sequence[_Clip], value: str | None, config: GenerationConfig, tokenizer: Tokenizer, values: tuple[str, ...]
-) -> TargetRow | None:
-    """One row; None where fewer clips were drawn than the question is about."""
-    if len(clips) < prompt.clips:
-        return None
+def _row(choice: Choice, cuts: Sequence[Any], prompt: Prompt, config: GenerationConfig, tokenizer: Tokenizer) -> TargetRow:
+    """One row about these clips."""
+    value = choice.value
     spoken = _SPOKEN_SOUND if (prompt.attribute, value) == ("domain", "sound") else value
     asked = replace(prompt, text=prompt.text.replace(VALUE, spoken or ""))
-    messages = make_messages(asked.text, config.system_prompt, len(clips))
-    seeds = [seed_for(clip.cut, asked, focused=config.focused_seed) for clip in clips]
-    names = [clip.cut.id for clip in clips]
+    messages = make_messages(asked.text, config.system_prompt, len(cuts))
+    seeds = [seed_for(cut, asked, focused=config.focused_seed) for cut in cuts]
+    attributes = [attributes_of(cut) for cut in cuts]
     return TargetRow(
-        row_id=row_id("\x1e".join(names), f"{prompt.id}\x1e{value or ''}", 0),
-        cut_id=names[0],
+        row_id=row_id("\x1e".join(choice.names), f"{prompt.id}\x1e{value or ''}", 0),
+        cut_id=choice.names[0],
         prompt=asked,
         messages=messages,
         text=render_text(messages, tokenizer, seeds),
         seed="\n".join(seeds),
         seeds=tuple(seeds),
-        attributes={"domain": _shared_domain(clips)},
-        others=tuple(names[1:]),
-        gold=_gold(prompt, [clip.attributes.get(prompt.attribute or "", "") for clip in clips], value),
-        values=values,
+        attributes={"domain": _shared_domain(attributes)},
+        others=choice.names[1:],
+        gold=_gold(prompt, [known.get(prompt.attribute or "", "") for known in attributes], value),
+        values=choice.values,
     )
 
 
-def _shared_domain(clips: Sequence[_Clip]) -> str:
-    domains = {clip.attributes.get("domain", "unknown") for clip in clips}
+def _shared_domain(clips: Sequence[Mapping[str, str]]) -> str:
+    domains = {known.get("domain", "unknown") for known in clips}
     return domains.pop() if len(domains) == 1 else "mixed"
 
 

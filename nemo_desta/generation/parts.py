@@ -37,6 +37,7 @@ class Part:
         file: path of the input.
         sha256: of the whole input file.
         chosen: see `make_plan`.
+        compared: rows about several clips that begin with one of its cuts, as `several` packs them; None where the run has none.
     """
 
     number: int
@@ -44,6 +45,7 @@ class Part:
     sha256: str
     span: Span
     chosen: list[tuple[str, str]] | None = None
+    compared: dict[str, Any] | None = None
 
     def dumps(self) -> str:
         """As text, to travel to a worker."""
@@ -55,6 +57,11 @@ class Part:
         data = json.loads(text)
         chosen = data["chosen"]
         return cls(**{**data, "span": Span(**data["span"]), "chosen": chosen if chosen is None else [(cut, prompt) for cut, prompt in chosen]})
+
+    def rows_at_most(self, prompts_per_cut: int) -> int:
+        """How many rows it has, where no clip answers fewer prompts."""
+        single = len(self.chosen) if self.chosen is not None else self.span.count * prompts_per_cut
+        return single + len((self.compared or {}).get("rows", ()))
 
     def cuts(self) -> CutSet:
         """Its cuts; damaged lines are left out (the survey lists them)."""

@@ -20,51 +20,82 @@ def prompt_statistics(plan: Sequence[TargetRow], answers: Mapping[str, Completio
     """Lengths, refusals and yields: overall, by kind, and by prompt (worst yield first).
 
     Returns:
-        ``overall`` and ``by_kind[kind]``: `_figures`; ``by_prompt``: the same with ``prompt_id``, ``prompt``, ``kind``, ``attribute``.
+        ``overall`` and ``by_kind[kind]``: `_figures`; ``by_prompt``: the same with ``prompt_id``, ``prompt``, ``kind``, ``attribute`` and the ``counts`` that
+        they come from.
     """
-    kinds: dict[str, list[TargetRow]] = defaultdict(list)
     prompts: dict[str, list[TargetRow]] = defaultdict(list)
     for row in plan:
-        kinds[row.prompt.kind].append(row)
         prompts[row.prompt.id].append(row)
-    listed = [
-        {
-            "prompt_id": key,
-            "prompt": rows[0].prompt.text,
-            "kind": rows[0].prompt.kind,
-            "attribute": rows[0].prompt.attribute,
-            **_figures(rows, answers, reasons),
-        }
-        for key, rows in prompts.items()
-    ]
+    return _report([{**_named(rows), "counts": _counts(rows, answers, reasons)} for rows in prompts.values()])
+
+
+def merged_statistics(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The statistics of a whole from those of its parts: the same as `prompt_statistics` of all rows."""
+    known: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for part in parts:
+        for entry in part["by_prompt"]:
+            known[entry["prompt_id"]].append(entry)
+    named = {key: {name: entries[0][name] for name in ("prompt_id", "kind", "attribute")} for key, entries in known.items()}
+    texts = {key: min(entry["prompt"] for entry in entries) for key, entries in known.items()}
+    return _report([{**named[key], "prompt": texts[key], "counts": _sum([e["counts"] for e in entries])} for key, entries in known.items()])
+
+
+def _named(rows: Sequence[TargetRow]) -> dict[str, Any]:
+    prompt = rows[0].prompt  # the text of a comparison may name another value in every row
+    return {"prompt_id": prompt.id, "kind": prompt.kind, "attribute": prompt.attribute, "prompt": min(row.prompt.text for row in rows)}
+
+
+def _report(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    listed = [{**entry, **_figures(entry["counts"])} for entry in entries]
+    kinds = {kind: _sum([e["counts"] for e in entries if e["kind"] == kind]) for kind in sorted({e["kind"] for e in entries})}
     return {
-        "overall": _figures(plan, answers, reasons),
-        "by_kind": {kind: _figures(rows, answers, reasons) for kind, rows in sorted(kinds.items())},
+        "overall": _figures(_sum([entry["counts"] for entry in entries])),
+        "by_kind": {kind: _figures(counts) for kind, counts in kinds.items()},
         "by_prompt": sorted(listed, key=lambda entry: (entry["yield"], -entry["asked"], entry["prompt_id"])),
     }
 
 
-def _figures(rows: Sequence[TargetRow], answers: Mapping[str, Completion], reasons: Reasons) -> dict[str, Any]:
-    """Of some rows: asked, kept, yield; refused (share, whatever other filter was first); tokens and words of all answers; reasons of the rejected."""
-    kept = sum(reasons[row.row_id] is None for row in rows)
-    tokens = [answers[row.row_id].num_tokens for row in rows]
-    words = [len(answers[row.row_id].text.split()) for row in rows]
-    refused = sum(refusal(row, answers[row.row_id], {}) for row in rows)
+def _counts(rows: Sequence[TargetRow], answers: Mapping[str, Completion], reasons: Reasons) -> dict[str, Any]:
+    """Plain counts of some rows, which can be added; keys of lengths are text, as JSON has them."""
     why = Counter(reason for row in rows if (reason := reasons[row.row_id]) is not None)
     return {
         "asked": len(rows),
-        "kept": kept,
-        "yield": round(kept / len(rows), 4) if rows else 0.0,
-        "refused": round(refused / len(rows), 4) if rows else 0.0,
-        "tokens": _quantiles(tokens),
-        "words": _quantiles(words),
-        "rejected": dict(why.most_common()),
+        "kept": sum(reasons[row.row_id] is None for row in rows),
+        "refused": sum(bool(refusal(row, answers[row.row_id], {})) for row in rows),
+        "tokens": dict(Counter(str(answers[row.row_id].num_tokens) for row in rows)),
+        "words": dict(Counter(str(len(answers[row.row_id].text.split())) for row in rows)),
+        "rejected": dict(why),
     }
 
 
-def _quantiles(values: Sequence[int]) -> dict[str, float]:
-    if not values:
+def _sum(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    total: dict[str, Any] = {name: sum(part[name] for part in parts) for name in ("asked", "kept", "refused")}
+    for name in ("tokens", "words", "rejected"):
+        added: Counter[str] = Counter()
+        for part in parts:
+            added.update(part[name])
+        total[name] = dict(added)
+    return total
+
+
+def _figures(counts: Mapping[str, Any]) -> dict[str, Any]:
+    """Of some rows: asked, kept, yield; refused (share, whatever other filter was first); tokens and words of all answers; reasons of the rejected."""
+    asked = counts["asked"]
+    return {
+        "asked": asked,
+        "kept": counts["kept"],
+        "yield": round(counts["kept"] / asked, 4) if asked else 0.0,
+        "refused": round(counts["refused"] / asked, 4) if asked else 0.0,
+        "tokens": _quantiles(counts["tokens"]),
+        "words": _quantiles(counts["words"]),
+        "rejected": dict(sorted(counts["rejected"].items(), key=lambda item: (-item[1], item[0]))),
+    }
+
+
+def _quantiles(counts: Mapping[str, int]) -> dict[str, float]:
+    if not counts:
         return {}
+    values = np.repeat([int(value) for value in counts], list(counts.values()))
     names = ("min", "p10", "median", "p90", "max")
     return dict(zip(names, (round(float(q), 1) for q in np.quantile(values, [0, 0.1, 0.5, 0.9, 1])), strict=True))
 

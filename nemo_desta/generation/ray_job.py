@@ -6,10 +6,11 @@ What a part is asked, answered, filtered and written like is the business of `ru
 
     inputs.json                 what the input files are (see `parts`)
     plan.json                   what the run belongs to
+    further_clips.jsonl         clips that rows about several clips name besides their own (see `several`), where there are such rows
     parts/000000/               journal, rejected rows, statistics and manifest.json of a part; the manifest is written last: the part is done
     cuts.000000.jsonl           its cuts with their targets, with .idx and .len
     store.json                  written when all parts are done: the folder is an indexed store then
-    manifest.json               counts and origin of the whole; throughput.json: rates
+    manifest.json               counts and origin of the whole; throughput.json: rates; prompts.json: lengths, refusals and yields by prompt
 
 A worker that dies costs the batch in work: Ray starts another, which goes on with the part's journal. Idle workers get the next part whoever wrote the last
 one, so that a slow machine does not hold up the others. Nothing but the driver's lock and the files themselves carries state between runs.
@@ -23,18 +24,21 @@ import math
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from nemo_desta import provenance
-from nemo_desta.config import DestaConfig, RayConfig
+from nemo_desta.config import DestaConfig, GenerationConfig, RayConfig
 from nemo_desta.generation.answering import RowsProgress, Work
+from nemo_desta.generation.comparison import comparisons_for
 from nemo_desta.generation.engines import check_engine
 from nemo_desta.generation.parts import INPUTS, Inputs, Part, deal, gather, input_files, is_shar, load_inputs, survey_file
 from nemo_desta.generation.paths import Paths
 from nemo_desta.generation.plan import make_plan
-from nemo_desta.generation.runner import THROUGHPUT, claim, done_key, nothing_kept, pool_of, read_json, run_identity
+from nemo_desta.generation.quality import merged_statistics
+from nemo_desta.generation.runner import PROMPTS, THROUGHPUT, claim, done_key, nothing_kept, pool_of, read_json, run_identity
+from nemo_desta.generation.several import deal_comparisons, table_of_part
 from nemo_desta.generation.statistics import merged
 from nemo_desta.generation.throughput import log_throughput, throughput
 from nemo_desta.generation.worker import Job, Worker, raise_error
@@ -65,11 +69,13 @@ def generate_on_ray(config: DestaConfig, pool: PromptPool | None = None) -> Path
     """
     check_engine(config.generation.engine)
     _check(config.ray)
-    if fraction := config.generation.multi_audio_fraction:
-        raise ValueError(f"generation.multi_audio_fraction={fraction} draws from all clips at once: set it to 0, or leave ray.address out")
+    comparisons_for(config.generation, 0)  # a share outside [0, 1] is found before anything is read
     paths, pool = Paths(Path(config.run_dir).absolute()), pool_of(config, pool)
     source = Path(config.ray.input) if config.ray.input else paths.corpus
     files = input_files(source)
+    if config.generation.multi_audio_fraction and is_shar(source):
+        advice = "give the cuts from before tools/manifests.py shard, and shard the result"
+        raise ValueError(f"generation.multi_audio_fraction: further clips of a row cannot be heard from {source}, whose audio lies in tar files: {advice}")
     with exclusive(paths.targets):
         inputs = load_inputs(paths.targets / INPUTS, files, config.ray.shard_cuts)
         if inputs and _complete(paths, _run_key(config, paths, pool, inputs)):
@@ -80,7 +86,7 @@ def generate_on_ray(config: DestaConfig, pool: PromptPool | None = None) -> Path
                 inputs = _survey(files, config.ray.shard_cuts, whole=is_shar(source))
                 provenance.write_json_atomic(paths.targets / INPUTS, asdict(inputs))
             claim(paths.targets, {**run_identity(config), "inputs": inputs.sha256, "ray.shard_cuts": config.ray.shard_cuts})
-            work = _work(Job(config, pool, inputs.values, is_shar(source)), _parts(config, inputs, pool))
+            work = _work(Job(config, pool, inputs.values, is_shar(source)), _parts(config, paths, inputs, pool))
         _finish(config, paths, pool, inputs, work)
     return paths.targets
 
@@ -145,6 +151,21 @@ def _survey(files: Sequence[Path], shard_cuts: int, *, whole: bool) -> Inputs:
     rows = ray.data.from_items([{"path": str(file)} for file in files], override_num_blocks=len(files)).map(look).take_all()
     found = {entry["path"]: (entry, values, problems, row["ids"]) for row in rows for entry, values, problems in [json.loads(row["said"])]}
     return gather([found[str(file)] for file in files], shard_cuts)
+
+
+def _tables(parts: Sequence[Part], pool: PromptPool, config: GenerationConfig) -> list[str]:
+    """What `table_of_part` says of each part, one task a part."""
+    import ray
+
+    def look(row: dict[str, Any]) -> dict[str, Any]:
+        part = Part.loads(row["part"])
+        return {"number": part.number, "table": table_of_part(part, pool, config)}
+
+    logger.info("looking for clips that can be compared")
+    _quiet()
+    items = [{"part": replace(part, chosen=None).dumps()} for part in parts]
+    found = ray.data.from_items(items, override_num_blocks=len(items)).map(look).take_all()
+    return [row["table"] for row in sorted(found, key=lambda row: int(row["number"]))]
 
 
 def _quiet() -> None:
@@ -233,7 +254,7 @@ def _progress(config: DestaConfig, parts: Sequence[Part]) -> Iterator[tuple[Any,
 
     counter = ray.remote(num_cpus=0)(Counter).remote()
     each = config.generation.prompts_per_cut
-    expected = {part.number: len(part.chosen) if part.chosen is not None else part.span.count * each for part in parts}
+    expected = {part.number: part.rows_at_most(each) for part in parts}
     stop = threading.Event()
 
     def watch(progress: RowsProgress) -> None:
@@ -253,7 +274,15 @@ def _progress(config: DestaConfig, parts: Sequence[Part]) -> Iterator[tuple[Any,
 # --- the whole ---------------------------------------------------------------------------------------------------------------------------------------
 
 
-def _parts(config: DestaConfig, inputs: Inputs, pool: PromptPool) -> list[Part]:
+def _parts(config: DestaConfig, paths: Paths, inputs: Inputs, pool: PromptPool) -> list[Part]:
+    """The parts; rows about several clips are drawn over the whole set first (see `several`)."""
+    parts = _dealt(config, inputs, pool)
+    if config.generation.multi_audio_fraction == 0:
+        return parts
+    return deal_comparisons(parts, _tables(parts, pool, config.generation), pool, config.generation, paths.targets)
+
+
+def _dealt(config: DestaConfig, inputs: Inputs, pool: PromptPool) -> list[Part]:
     """The parts; with ``generation.rows`` the rows are dealt over the whole set first, which must fit into memory for that."""
     parts = inputs.parts()
     if config.generation.rows == 0:
@@ -286,6 +315,7 @@ def _finish(config: DestaConfig, paths: Paths, pool: PromptPool, inputs: Inputs,
     if not shards or (counts["kept"] == 0 and config.generation.drop_rejected):
         raise nothing_kept(counts["asked"], paths.targets / "parts")
     describe(paths.targets, shards, made_from=inputs.sha256)
+    provenance.write_json_atomic(paths.targets / PROMPTS, merged_statistics(_prompts(Paths(paths.root, m["part"])) for m in manifests))
     report = throughput(done[0], config.ray.workers, done[1])
     if report:
         provenance.write_json_atomic(paths.targets / THROUGHPUT, report)
@@ -302,6 +332,15 @@ def _finish(config: DestaConfig, paths: Paths, pool: PromptPool, inputs: Inputs,
 def _manifest(paths: Paths) -> dict[str, Any]:
     found = read_json(paths.manifest)
     assert found is not None, f"{paths.manifest} vanished"
+    return found
+
+
+def _prompts(paths: Paths) -> dict[str, Any]:
+    found = read_json(paths.targets / PROMPTS)
+    if found is None or not all("counts" in entry for entry in found["by_prompt"]):
+        raise ValueError(
+            f"{paths.targets / PROMPTS} is damaged or of an earlier version: remove {paths.manifest}, then the same command counts the answers again"
+        )
     return found
 
 

@@ -20,6 +20,7 @@ from lhotse.cut import Cut
 
 from nemo_desta.corpora.manifests import read_cuts, write_atomic
 from nemo_desta.data.supervision import further_clips, self_generated
+from nemo_desta.generation.written import written
 
 logger = logging.getLogger(__name__)
 
@@ -69,21 +70,20 @@ def review_items(targets: Path, corpus: Path, count: int, seed: int = 0, rejecte
     """A balanced sample of kept and rejected rows: in turn over (domain, kind) for the former, over the filters for the latter.
 
     Args:
-        targets: folder of a finished run of target generation.
+        targets: folder of a finished run of target generation; of one on Ray some parts are looked at (see `written`).
         corpus: manifest of its cuts, for clips without a target.
         count: rows in all.
 
     Raises:
         FileNotFoundError: no targets there.
     """
-    path = targets / "cuts_train.jsonl.gz"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: run examples/generate_targets.py first")
-    kept = [_kept_item(cut, row) for cut in read_cuts(path) for row in self_generated(cut)]
-    raw = (targets / "rejected.jsonl").read_text(encoding="utf-8").splitlines() if (targets / "rejected.jsonl").exists() else []
-    lines = [json.loads(line) for line in raw]
-    cuts = {cut.id: cut for cut in read_cuts(corpus)} if lines else {}
-    dropped = [_rejected_item(line, cuts) for line in lines if line["cut_id"] in cuts]
+    kept: list[dict[str, Any]] = []
+    dropped: list[dict[str, Any]] = []
+    for one in written(targets, corpus):
+        kept += [_kept_item(cut, row) for cut in read_cuts(one.kept) for row in self_generated(cut)]
+        lines = one.rejected_lines()
+        cuts = one.cuts(name for line in lines for name in (line["cut_id"], *line.get("other_clips", ())))
+        dropped += [_rejected_item(line, cuts) for line in lines if line["cut_id"] in cuts]
     bad = min(len(dropped), round(count * rejected_share))
     chosen = _in_turn(kept, lambda item: (item["domain"], item["kind"]), count - bad, seed)
     return [*chosen, *_in_turn(dropped, lambda item: item["flags"][0], bad, seed)]
@@ -101,7 +101,7 @@ def _kept_item(cut: Cut, row: Any) -> dict[str, Any]:
     generator = custom.get("generator") or {}
     seed = generator.get("seed_text") or (cut.custom or {}).get("seed_description") or ""
     origin = f"{generator.get('model')} ({generator.get('engine')}, temperature {generator.get('temperature')}, {generator.get('finish_reason')})"
-    others = further_clips(row)
+    others = further_clips(row, cut)
     kind = (None if others else custom.get("attribute")) or custom.get("prompt_kind")
     values = {"prompt": custom.get("prompt"), "kind": kind, "seed": seed, "origin": origin, "others": others}
     return _item(cut, row.id, response=row.text or "", flags=flags(row.text or "", None), **values)

@@ -22,7 +22,7 @@ from nemo_desta.config import DestaConfig, GenerationConfig
 from nemo_desta.corpora.manifests import read_cuts, write_cuts, write_lines
 from nemo_desta.data.supervision import add_self_generated
 from nemo_desta.generation.answering import Work, answer_batches
-from nemo_desta.generation.comparison import whole_plan
+from nemo_desta.generation.comparison import Compared, whole_plan
 from nemo_desta.generation.engines import Engine, check_engine, engine_settings, make_engine
 from nemo_desta.generation.engines.base import Completion
 from nemo_desta.generation.journal import Journal
@@ -53,6 +53,7 @@ class Unit:
         done_key: hash of all that the result depends on.
         inputs: name -> file to be fingerprinted in the manifest.
         chosen: see `make_plan`.
+        compared: see `whole_plan`.
         every_cut: also cuts without a target are written.
         said: further entries of the manifest.
     """
@@ -63,6 +64,7 @@ class Unit:
     done_key: str
     inputs: Mapping[str, Path]
     chosen: Sequence[tuple[str, str]] | None = None
+    compared: Compared | None = None
     every_cut: bool = False
     said: Mapping[str, Any] = field(default_factory=dict)
 
@@ -138,7 +140,7 @@ def write_targets(
         The manifest, which the caller writes when it is content, and what this process did itself.
     """
     folder = unit.paths.targets
-    plan = whole_plan(unit.cuts, pool, config.generation, engine.tokenizer, unit.chosen)
+    plan = whole_plan(unit.cuts, pool, config.generation, engine.tokenizer, unit.chosen, unit.compared)
     asked, batches = _batched(plan, engine, config)
     claim(folder, _identity(config, engine, plan, batches))
     answers, work = _answers(folder / "rows.jsonl", plan, asked, batches, engine, on_rows)
@@ -324,7 +326,7 @@ def _finish(
     if not kept and paths.part is None:
         raise nothing_kept(len(plan), paths.targets / "rejected.jsonl")
     provider = _provider(config, engine)
-    write_cuts(paths.cuts, _with_targets(unit.cuts, kept, answers, provider, unit.every_cut))
+    write_cuts(paths.cuts, _with_targets(unit, kept, answers, provider))
     provenance.write_json_atomic(paths.targets / PROMPTS, prompt_statistics(plan, answers, reasons))
     counts = summary(plan, answers, reasons)
     logger.info("targets: %d of %d answers kept (%.0f %%), in %s", counts["kept"], counts["asked"], 100 * counts["yield"], paths.cuts)
@@ -339,9 +341,7 @@ def _provider(config: DestaConfig, engine: Engine) -> dict[str, Any]:
     return {"model": config.model.llm, "revision": model_revision(config.model.llm), **engine.describe(), **sampling}
 
 
-def _with_targets(
-    cuts: CutSet, kept: Sequence[TargetRow], answers: Mapping[str, Completion], provider: Mapping[str, Any], every_cut: bool
-) -> Iterable[Any]:
+def _with_targets(unit: Unit, kept: Sequence[TargetRow], answers: Mapping[str, Completion], provider: Mapping[str, Any]) -> Iterable[Any]:
     """The cuts that have a target (or all), in corpus order, each with its seed description and its rows in plan order.
 
     ``custom["seed_description"]`` is the clip's whole description; a row's ``generator["seed_text"]`` is what the backbone read, which may be a part of it.
@@ -350,9 +350,9 @@ def _with_targets(
     for row in kept:
         rows.setdefault(row.cut_id, []).append(row)
     wanted = {name for row in kept for name in row.others}
-    others = {cut.id: cut for cut in cuts if cut.id in wanted}
-    for cut in cuts:
-        if cut.id not in rows and not every_cut:
+    others = {cut.id: cut for cut in (*unit.cuts, *(unit.compared.further if unit.compared else ())) if cut.id in wanted}
+    for cut in unit.cuts:
+        if cut.id not in rows and not unit.every_cut:
             continue
         if not (cut.custom or {}).get("seed_description"):
             cut = with_seed(cut)

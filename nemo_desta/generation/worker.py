@@ -16,6 +16,7 @@ from nemo_desta.generation.engines import Engine, make_engine
 from nemo_desta.generation.parts import Part
 from nemo_desta.generation.paths import Paths
 from nemo_desta.generation.runner import Unit, done_key, is_done, read_json, write_targets
+from nemo_desta.generation.several import compared_of
 from nemo_desta.manifests.indexing import index_jsonl
 from nemo_desta.manifests.locking import exclusive
 from nemo_desta.manifests.sources import Problems
@@ -63,14 +64,17 @@ class Worker:
 
     def _write(self, part: Part, paths: Paths) -> dict[str, Any]:
         config = self.job.config
-        said = {"part": part.number, "span": asdict(part.span), "chosen": part.chosen, "every_cut": self.job.every_cut}
+        said: dict[str, Any] = {"part": part.number, "span": asdict(part.span), "chosen": part.chosen, "every_cut": self.job.every_cut}
+        if part.compared is not None:
+            said["compared"] = part.compared
         key = done_key(config, paths, self.job.pool, part.sha256, values=self.job.values, **said)
         manifest, work = read_json(paths.manifest) or {}, Work()
         if not is_done(paths, key):
             cuts, before = part.cuts(), self._counters()
             origin = {"part": part.number, "input": {"file": Path(part.file).name, "sha256": part.sha256, "span": asdict(part.span)}}
             # A part whose lines are all damaged has nothing to be asked.
-            unit = Unit(paths, cuts, self.job.values, key, {}, part.chosen if len(cuts) else [], self.job.every_cut, origin)
+            chosen, compared = part.chosen if len(cuts) else [], compared_of(part, self.paths.targets)
+            unit = Unit(paths, cuts, self.job.values, key, {}, chosen, compared, self.job.every_cut, origin)
             manifest, work = write_targets(config, unit, self.job.pool, self._engine(), self._on_rows)
             manifest["engine_counters"] = {name: count - before.get(name, 0) for name, count in self._counters().items()}
             manifest["shard"] = index_jsonl(paths.cuts, Problems())

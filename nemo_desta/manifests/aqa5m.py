@@ -198,10 +198,23 @@ def is_regular(row: Mapping[str, Any]) -> bool:
 @lru_cache(maxsize=4096)
 def domain_of(file: str, dataset: str) -> str:
     """speech | sound | music, from the dataset's name and, where that is unknown, from the file's (``audio.3.jsonl`` holds sound and music)."""
-    name = re.sub(r"[\W_]+", "", dataset).lower()
+    name = _plain(dataset)
     if name in MUSIC:
         return "music"
     return "sound" if name in SOUND or file.startswith("audio") else "speech"
+
+
+@lru_cache(maxsize=4096)
+def licence_of(dataset: str) -> str:
+    """The licence that the recipe of a dataset names (`nemo_desta.corpora.published`); "unknown" where there is no such recipe."""
+    from nemo_desta.corpora.published import registry
+
+    licences = {_plain(name): corpus.licence for corpus in registry().values() for name in (corpus.name, corpus.title, *corpus.aqa5m)}
+    return licences.get(_plain(dataset), "unknown")
+
+
+def _plain(dataset: str) -> str:
+    return re.sub(r"[\W_]+", "", dataset).lower()
 
 
 def row_supervision(

@@ -17,7 +17,18 @@ from typing import Any
 
 import msgspec
 
-from nemo_desta.manifests.aqa5m import MAX_SECONDS, NO_DATASET, RowAudio, Seed, check_row, domain_of, parse_seed, row_supervision, source_supervision
+from nemo_desta.manifests.aqa5m import (
+    MAX_SECONDS,
+    NO_DATASET,
+    RowAudio,
+    Seed,
+    check_row,
+    domain_of,
+    licence_of,
+    parse_seed,
+    row_supervision,
+    source_supervision,
+)
 from nemo_desta.manifests.durations import AudioInfo, DurationCache
 from nemo_desta.manifests.locking import explain_full_disk
 from nemo_desta.manifests.records import Record, decode, encode
@@ -294,7 +305,7 @@ class _Import:
             "dataset": dataset,
             "domain": domain_of(file, dataset),
             "split": "train",
-            "license": "unknown",
+            "license": licence_of(dataset),
             "seed_description": text,
             "audio_id": first.audio.name,
         }

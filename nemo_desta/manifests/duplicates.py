@@ -14,7 +14,7 @@ import numpy as np
 
 from nemo_desta.manifests.audio_hash import hashes, length_key, repeated_lengths, sample_hash
 from nemo_desta.manifests.durations import EXTENSIONS, probe
-from nemo_desta.manifests.records import Record, audio_path, clip_key, custom, rows_of, source_of
+from nemo_desta.manifests.records import Record, audio_path, clip_key, custom, further_of, rows_of, source_of
 from nemo_desta.manifests.sinks import Sink
 from nemo_desta.manifests.sources import Problems, records
 from nemo_desta.manifests.text_match import TextIndex, near_duplicates, word_pairs
@@ -109,7 +109,8 @@ def _repetitions(way: str, stream: Callable[[], Iterator[Record]], similarity: f
 
 
 def _row_key(record: Record) -> str:
-    return repr((clip_key(record), [(row["custom"].get("prompt"), row.get("text")) for row in rows_of(record)]))
+    asked = [(row["custom"].get("prompt"), row.get("text"), [clip_key(clip) for clip in further_of(row)]) for row in rows_of(record)]
+    return repr((clip_key(record), asked))
 
 
 def _names(stream: Iterable[Record], wanted: set[int]) -> dict[int, str]:
@@ -148,6 +149,8 @@ def read_benchmark(
         FileNotFoundError: no such file.
         ValueError: a file without any such field, or of an unknown kind.
     """
+    if absent := [str(file) for file in (*ids, *texts) if not file.is_file()]:
+        raise FileNotFoundError(f"no file {', '.join(absent)}: name the benchmark's own files")
     found = Benchmark()
     for file in ids:
         found.ids |= {name for line in file.read_text(encoding="utf-8").splitlines() if line.strip() for name in _names_of(line.strip())}
@@ -241,7 +244,7 @@ def decontaminate(
 
 def _contamination(record: Record, sound: int, benchmark: Benchmark, index: TextIndex, against: Sequence[str], similarity: float) -> tuple[str, str] | None:
     """(reason, like what) of a cut that must go: for what it is itself, or for a further clip of one of its rows."""
-    others = [clip for row in rows_of(record) for clip in row["custom"].get("clips") or ()]
+    others = [clip for row in rows_of(record) for clip in further_of(row)]
     if benchmark.ids:
         names = sorted(set().union(*(cut_names(clip) for clip in (record, *others))))
         same = next((name for name in names if name in benchmark.ids), None)

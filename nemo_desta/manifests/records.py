@@ -18,6 +18,9 @@ encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder().decode
 
 NAMED = ("text", "language", "gender", "speaker")  # attributes that are fields of a supervision; all others are in its custom
+FURTHER_AUDIO = "further_audio"
+"""Field of a Shar shard, and so of its cuts' custom, that holds the further clips of the rows (see `shar_further`)."""
+
 _CUTS = {"MonoCut", "MultiCut"}
 
 
@@ -36,6 +39,11 @@ def is_row(supervision: Mapping[str, Any]) -> bool:
 def rows_of(record: Mapping[str, Any]) -> list[Record]:
     """The self-generated supervisions."""
     return [s for s in record.get("supervisions") or () if is_row(s)]
+
+
+def further_of(row: Mapping[str, Any]) -> list[Record]:
+    """The clips that a row is about besides the cut that it belongs to."""
+    return list(row["custom"].get("clips") or ())
 
 
 def attributes(record: Mapping[str, Any]) -> Record:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_desta.manifests.audio_hash import stretch_of
-from nemo_desta.manifests.records import Record, attributes, audio_path, custom, rows_of, source_of
+from nemo_desta.manifests.records import Record, attributes, audio_path, custom, further_of, rows_of, source_of
 from nemo_desta.manifests.sinks import Sink
 from nemo_desta.manifests.sources import Problems, lines, manifest_files, records
 from nemo_desta.manifests.splitting import order_key
@@ -73,13 +73,15 @@ def sample(
         Cuts written.
 
     Raises:
-        ValueError: not exactly one of `number` and `fraction`, or one out of range.
+        ValueError: not exactly one of `number` and `fraction`, one out of range, or a cut without the field of `per`.
     """
     if (number is None) == (fraction is None):
         raise ValueError("give either a number of cuts or a fraction")
     if (number is not None and number < 1) or (fraction is not None and not 0 < fraction <= 1):
         raise ValueError(f"a sample of {number if number is not None else fraction}: the number is at least 1, the fraction above 0 and at most 1")
     problems = problems if problems is not None else Problems()
+    if fraction is not None and per is not None:
+        raise ValueError(f"a fraction is drawn of everything, not per {per}: give a number instead")
     if fraction is not None:
         limit = int(fraction * 2**64)
         for record in records(path, problems):
@@ -98,6 +100,8 @@ def _drawn(path: Path, number: int, per: str | None, seed: int) -> set[int]:
     """Numbers of the cuts with the smallest keys, of every stratum."""
     heaps: dict[str, list[tuple[int, int]]] = defaultdict(list)  # largest key first
     for i, record in enumerate(records(path, Problems())):
+        if per and custom(record, per) is None:
+            raise ValueError(f"cut {record['id']} has no {per!r} in its custom: it has {', '.join(sorted(record.get('custom') or {})) or 'nothing'}")
         heap = heaps[str(custom(record, per)) if per else ""]
         entry = (-order_key(seed, record["id"]), -i)
         if len(heap) < number:
@@ -172,4 +176,6 @@ def _describe_row(row: Record) -> dict[str, Any]:
     own = row["custom"]
     kept = ("prompt", "prompt_id", "prompt_kind", "attribute", "messages", "generator")
     origin = {k: v for k, v in (own.get("aqa5m") or {}).items() if k != "row"}
-    return {"id": row.get("id"), **{k: own[k] for k in kept if own.get(k) is not None}, "response": row.get("text"), **({"aqa5m": origin} if origin else {})}
+    further = [{"id": c.get("id"), "file": str(audio_path(c) or ""), "start": c.get("start", 0), "seconds": c.get("duration")} for c in further_of(row)]
+    asked = {"id": row.get("id"), **{k: own[k] for k in kept if own.get(k) is not None}, **({"further_clips": further} if further else {})}
+    return {**asked, "response": row.get("text"), **({"aqa5m": origin} if origin else {})}

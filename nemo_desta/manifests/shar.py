@@ -7,6 +7,7 @@
     markers/shard.000000.json          of a finished shard, written last: counts, skipped cuts, sizes and SHA-256 of its files
     shards/cuts.000000.jsonl.gz        text of a shard
     shards/recording.000000.tar        its audio
+    shards/further_audio.000000.tar    further clips of its rows, where any row of the manifest is about several clips (see `shar_further`)
 
 `CutSet.from_shar(in_dir="shards")` reads it (that takes every file of its folder for a shard, so that nothing else may lie there). A clip whose audio cannot
 be read is left out, counted and listed; the shard goes on.
@@ -26,7 +27,8 @@ from typing import Any
 
 from nemo_desta.manifests.locking import FULL, exclusive, fsync_folder
 from nemo_desta.manifests.parallel import parallel_map
-from nemo_desta.manifests.records import Record, encode, rows_of, to_cut
+from nemo_desta.manifests.records import FURTHER_AUDIO, Record, encode, rows_of, to_cut
+from nemo_desta.manifests.shar_further import has_further, write_further
 from nemo_desta.manifests.sources import SHARDS, Problems, manifest_files, records
 from nemo_desta.manifests.store_writer import PLAN
 from nemo_desta.provenance import sha256_file, write_json_atomic
@@ -85,8 +87,12 @@ def write_shar(
         raise ValueError(
             f"format {options.audio_format!r}, {options.shard_size} cuts a shard: the formats are {', '.join(FORMATS)}, a shard has at least 1 cut"
         )
+    rate = options.sampling_rate
+    if rate is not None and (rate < 1 or (options.audio_format == "opus" and rate not in OPUS_RATES)):
+        raise ValueError(f"sampling rate {rate}: it is above 0 Hz, and for Opus one of {', '.join(map(str, OPUS_RATES))}")
     sources = [{"name": f.name, "bytes": f.stat().st_size} for f in manifest_files(path)]
-    plan = {"command": "shard", "inputs": sources, **asdict(options)}
+    further = has_further(path)
+    plan = {"command": "shard", "inputs": sources, **asdict(options), **({"further": True} if further else {})}
     with exclusive(output):
         _check_plan(output, plan)
         for folder in (SHARDS, MARKERS):
@@ -94,7 +100,9 @@ def write_shar(
         for leftover in output.glob(".work.*"):
             shutil.rmtree(leftover)
         problems = problems if problems is not None else Problems()
-        tasks = ((number, part, str(output), options) for number, part in _parts(path, options.shard_size, problems) if not _done(output, number, verify))
+        tasks = (
+            (number, part, str(output), options, further) for number, part in _parts(path, options.shard_size, problems) if not _done(output, number, verify)
+        )
         for error in parallel_map(_write_shard, tasks, num_jobs, chunk=1):
             if isinstance(error, OSError):
                 raise error
@@ -123,14 +131,19 @@ def _parts(path: Path, size: int, problems: Problems) -> Iterator[tuple[int, lis
         number += 1
 
 
-def _names(number: int) -> tuple[str, str, str]:
-    """(cuts, audio, marker) of a shard, below the output."""
-    return f"{SHARDS}/cuts.{number:06d}.jsonl.gz", f"{SHARDS}/recording.{number:06d}.tar", f"{MARKERS}/shard.{number:06d}.json"
+def _files(number: int, further: bool) -> dict[str, str]:
+    """Field -> file of a shard, below the output."""
+    fields = {"cuts": "jsonl.gz", "recording": "tar", **({FURTHER_AUDIO: "tar"} if further else {})}
+    return {field: f"{SHARDS}/{field}.{number:06d}.{ending}" for field, ending in fields.items()}
+
+
+def _marker(number: int) -> str:
+    return f"{MARKERS}/shard.{number:06d}.json"
 
 
 def _done(output: Path, number: int, verify: bool) -> bool:
     """Whether a shard is finished and its files are what its marker says."""
-    marker = output / _names(number)[2]
+    marker = output / _marker(number)
     try:
         files = json.loads(marker.read_text(encoding="utf-8"))["files"]
         whole = all((output / name).stat().st_size == entry["bytes"] for name, entry in files.items())
@@ -143,21 +156,21 @@ def _done(output: Path, number: int, verify: bool) -> bool:
     return whole
 
 
-def _write_shard(task: tuple[int, list[Record], str, SharOptions]) -> int | OSError:
+def _write_shard(task: tuple[int, list[Record], str, SharOptions, bool]) -> int | OSError:
     """Write one shard; its number of cuts, or why the disk took no more."""
-    number, part, folder, options = task
+    number, part, folder, options, further = task
     output = Path(folder)
     work = output / f".work.{number:06d}"
     try:
         (work / SHARDS).mkdir(parents=True)
-        marker = _fill(work, number, part, options)
-        for name in _names(number)[:2]:
+        marker = _fill(work, number, part, options, further)
+        for name in marker["files"]:
             descriptor = os.open(work / name, os.O_RDONLY)
             os.fsync(descriptor)
             os.close(descriptor)
             os.replace(work / name, output / name)
         fsync_folder(output / SHARDS)
-        write_json_atomic(output / _names(number)[2], marker)
+        write_json_atomic(output / _marker(number), marker)
     except OSError as error:
         if error.errno not in FULL:
             raise
@@ -169,15 +182,17 @@ def _write_shard(task: tuple[int, list[Record], str, SharOptions]) -> int | OSEr
     return int(marker["cuts"])
 
 
-def _fill(work: Path, number: int, part: list[Record], options: SharOptions) -> dict[str, Any]:
+def _fill(work: Path, number: int, part: list[Record], options: SharOptions, further: bool) -> dict[str, Any]:
     """Write the files of one shard; its marker."""
     from lhotse.shar.writers import AudioTarWriter
 
-    text, audio, _ = _names(number)
+    files = _files(number, further)
     skipped: list[dict[str, str]] = []
+    lost: list[dict[str, str]] = []
     seconds, rows, seen = 0.0, 0, set[str]()
     cuts: list[bytes] = []
-    with _closing(AudioTarWriter(str(work / audio), shard_size=None, format=options.audio_format)) as tar:
+    with contextlib.ExitStack() as stack:
+        tars = {name: stack.enter_context(_closing(AudioTarWriter(str(work / files[name]), None, options.audio_format))) for name in list(files)[1:]}
         for record in part:
             if record["id"] in seen:
                 skipped.append({"id": record["id"], "reason": "duplicate id"})
@@ -187,13 +202,17 @@ def _fill(work: Path, number: int, part: list[Record], options: SharOptions) -> 
             except ValueError as error:
                 skipped.append({"id": record["id"], "reason": str(error)})
                 continue
-            cuts.append(encode(_append(cut, samples, tar)) + b"\n")
+            written = _append(cut, samples, tars["recording"])
+            if further:
+                lost += write_further(written, cut.sampling_rate, tars[FURTHER_AUDIO])
+            cuts.append(encode(written) + b"\n")
             seen.add(record["id"])
             seconds += cut.duration
-            rows += len(rows_of(record))
-    (work / text).write_bytes(gzip.compress(b"".join(cuts), 6, mtime=0))  # no time stamp: equal content gives equal checksums
-    files = {name: {"bytes": (work / name).stat().st_size, "sha256": sha256_file(work / name)} for name in (text, audio)}
-    return {"shard": number, "cuts": len(seen), "rows": rows, "seconds": round(seconds, 3), "skipped": skipped, "files": files}
+            rows += len(rows_of(written))
+    (work / files["cuts"]).write_bytes(gzip.compress(b"".join(cuts), 6, mtime=0))  # no time stamp: equal content gives equal checksums
+    sums = {name: {"bytes": (work / name).stat().st_size, "sha256": sha256_file(work / name)} for name in files.values()}
+    said = {"skipped": skipped, **({"skipped_rows": lost} if lost else {}), "files": sums}
+    return {"shard": number, "cuts": len(seen), "rows": rows, "seconds": round(seconds, 3), **said}
 
 
 def _append(cut: Any, samples: Any, tar: Any) -> Record:
@@ -245,15 +264,17 @@ def _load(record: Record, options: SharOptions) -> tuple[Any, Any]:
 
 
 def _write_index(output: Path, plan: dict[str, Any], problems: Problems) -> dict[str, Any]:
+    further = bool(plan.get("further"))
     markers = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((output / MARKERS).glob("shard.*.json"))]
     totals = {key: sum(m[key] for m in markers) for key in ("cuts", "rows")}
     index = {
         **totals,
         "seconds": round(sum(m["seconds"] for m in markers), 3),
         "skipped": sum(len(m["skipped"]) for m in markers),
+        "skipped_rows": sum(len(m.get("skipped_rows", ())) for m in markers),
         "problems": problems.as_dict(),
         "plan": plan,
-        "fields": {field: [_names(m["shard"])[i] for m in markers] for i, field in enumerate(("cuts", "recording"))},
+        "fields": {field: [_files(m["shard"], further)[field] for m in markers] for field in _files(0, further)},
         "shards": markers,
     }
     write_json_atomic(output / INDEX, index)

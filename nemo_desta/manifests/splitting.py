@@ -3,11 +3,11 @@
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nemo_desta.corpora.splits import hashed_test_groups
-from nemo_desta.manifests.records import Record, custom, group_of, source_of
+from nemo_desta.manifests.records import Record, custom, further_of, group_of, rows_of, source_of
 from nemo_desta.manifests.sinks import Sink
 
 logger = logging.getLogger(__name__)
@@ -70,12 +70,34 @@ def assign(sizes: Mapping[str, int], fractions: Mapping[str, float], *, seed: in
     return assigned | dict.fromkeys(left, rest)
 
 
-def split(records: Iterable[Record], sinks: Mapping[str, Sink], parts: Mapping[str, str], by: str) -> dict[str, int]:
-    """Write every cut to the part of its group, with its ``custom.split``; the number of cuts by part."""
+def further_groups(stream: Callable[[], Iterable[Record]], by: str) -> dict[str, str]:
+    """The group of every clip that a row of another cut hears, by its id; empty where no row is about several clips.
+
+    Args:
+        stream: begins the manifest anew; it is read once, or twice where there are such rows.
+    """
+    wanted = {clip["id"] for record in stream() for row in rows_of(record) for clip in further_of(row)}
+    return {record["id"]: group_key(record, by) for record in stream() if record["id"] in wanted} if wanted else {}
+
+
+def split(records: Iterable[Record], sinks: Mapping[str, Sink], parts: Mapping[str, str], by: str, further: Mapping[str, str] | None = None) -> int:
+    """Write every cut to the part of its group, with its ``custom.split``.
+
+    Args:
+        further: see `further_groups`. A row that hears clips of two parts is left out: it would carry one part's sound into another.
+
+    Returns:
+        Rows that were left out.
+    """
+    lost = 0
     for record in records:
         part = parts[group_key(record, by)]
+        foreign = [row for row in rows_of(record) if any(parts[further[clip["id"]]] != part for clip in further_of(row) if further and clip["id"] in further)]
+        if foreign:
+            lost += len(foreign)
+            record = {**record, "supervisions": [s for s in record["supervisions"] if s not in foreign]}
         sinks[part].write({**record, "custom": {**(record.get("custom") or {}), "split": part}})
-    return {name: sink.count for name, sink in sinks.items()}
+    return lost
 
 
 def order_key(seed: int, name: str) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 from nemo_desta.manifests.durations import probe
 from nemo_desta.manifests.parallel import parallel_map
-from nemo_desta.manifests.records import NAMED, Record, attributes, audio_path, clip_key, custom, rows_of, source_of
+from nemo_desta.manifests.records import FURTHER_AUDIO, NAMED, Record, attributes, audio_path, clip_key, custom, further_of, rows_of, source_of
 from nemo_desta.manifests.sources import Problems, cuts, records, shar_folder
 
 REQUIRED = ("dataset", "domain", "split", "license", "seed_description")  # of the cut's custom (contract C1)
@@ -210,10 +210,23 @@ def _repeated(keys: array) -> set[int]:
 
 
 def _files_audio(path: Path, how: str, num_jobs: int) -> Iterator[tuple[str, str]]:
-    items = ((r["id"], str(file), r["recording"], how) for r in records(path, Problems()) if r.get("recording") and (file := audio_path(r)) is not None)
+    items = (
+        (name, str(file), clip["recording"], how)
+        for record in records(path, Problems())
+        for name, clip in _heard(record)
+        if clip.get("recording") and (file := audio_path(clip)) is not None
+    )
     for found in parallel_map(_check_file, items, num_jobs):
         if found is not None:
             yield found
+
+
+def _heard(record: Record) -> Iterator[tuple[str, Record]]:
+    """A cut and the further clips of its rows, each with the name under which a finding is listed."""
+    yield record["id"], record
+    for row in rows_of(record):
+        for clip in further_of(row):
+            yield f"{record['id']}, row {row.get('id')}, clip {clip.get('id')}", clip
 
 
 def _check_file(item: tuple[str, str, Record, str]) -> tuple[str, str] | None:
@@ -246,12 +259,20 @@ def _check_file(item: tuple[str, str, Record, str]) -> tuple[str, str] | None:
 def _shar_audio(path: Path, problems: Problems) -> Iterator[tuple[str, str]]:
     text_only = Counter(problems.counts)
     for cut in cuts(path, problems):
-        try:
-            samples = cut.load_audio()
-        except Exception as error:  # Lhotse's backends raise many kinds; whatever it is, this clip cannot be used
-            yield "unreadable audio", f"{cut.id}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            continue
-        if samples is None or not samples.any():
-            yield "silent audio", cut.id
+        for name, clip in _sounds(cut):
+            try:
+                samples = clip.load_audio()
+            except Exception as error:  # Lhotse's backends raise many kinds; whatever it is, this clip cannot be used
+                yield "unreadable audio", f"{name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                continue
+            if samples is None or not samples.any():
+                yield "silent audio", name
     for kind, count in text_only.items():  # the text was read twice
         problems.counts[kind] = max(count, problems.counts[kind] - count)
+
+
+def _sounds(cut: Any) -> Iterator[tuple[str, Any]]:
+    """All that can be heard of a cut of a Shar shard: its own recording, and that of its rows' further clips."""
+    yield cut.id, cut
+    if (further := (cut.custom or {}).get(FURTHER_AUDIO)) is not None:
+        yield f"{cut.id}, further clips", further

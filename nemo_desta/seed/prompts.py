@@ -175,6 +175,12 @@ class PromptPool:
             chosen.append(deck.draw(seed, cut.id, draw))
         return chosen
 
+    def count(self, domain: str | None, attributes: Collection[str], k: int, attribute_fraction: float) -> int:
+        """Return how many prompts `sample` draws for a clip of this domain that has these attributes."""
+        fitting = [prompt for prompt in self.prompts if prompt.fits(domain, attributes)]
+        closed = sum(prompt.kind == "attribute" for prompt in fitting)
+        return min(k, {0.0: len(fitting) - closed, 1.0: closed}.get(attribute_fraction, len(fitting)))
+
 
 class _Deck:
     """Prompts in suits; draws go round the suits, each prompt once."""

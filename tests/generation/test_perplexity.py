@@ -12,9 +12,10 @@ from nemo_desta.data.supervision import add_self_generated, self_generated
 from nemo_desta.generation.perplexity import Score, Scorer, TargetText, compare, target_texts
 from nemo_desta.generation.plan import make_messages
 from nemo_desta.generation.template_targets import template_response, template_targets
+from nemo_desta.manifests.sinks import open_sink
 from tests.generation.clips import clip, lively_llm
 from tests.tiny import read_json
-from tools.target_perplexity import choose, main
+from tools.target_perplexity import choose, main, read_set
 
 
 @pytest.fixture(scope="module")
@@ -95,4 +96,10 @@ def test_the_tool_writes_report_rows_and_plot(llm: Path, tmp_path: Path, capsys:
     assert main([*arguments, "--templates", "plain", "chatty"]) == 0
     paired = read_json(tmp_path / "out" / "perplexity.json")["report"]["paired"]
     assert paired.keys() == {"template", "template_chatty"}
+    cuts = list(read_set(tmp_path / "own.jsonl.gz", 0))
+    with open_sink(tmp_path / "store") as sink:
+        for cut in cuts:
+            sink.write(cut.to_dict())
+    assert [c.id for c in read_set(tmp_path / "store", 0)] == [c.id for c in cuts]
+    assert {c.id for c in read_set(tmp_path / "store", 1)} < {c.id for c in read_set(tmp_path / "store", 2)}
     assert main(["--llm", str(llm), "--targets", "nameless.jsonl"]) == 1 and "NAME=PATH" in capsys.readouterr().err

@@ -20,14 +20,15 @@ from lhotse import CutSet
 
 from nemo_desta.config import DestaConfig, OpenAIConfig, Precision, RayConfig
 from nemo_desta.corpora.manifests import read_cuts, write_cuts
-from nemo_desta.data.supervision import self_generated
+from nemo_desta.data.supervision import CLIPS, self_generated
 from nemo_desta.generation import journal as journal_module
-from nemo_desta.generation import ray_job
+from nemo_desta.generation import ray_job, review
 from nemo_desta.generation.engines.base import Sampling
 from nemo_desta.generation.engines.transformers import TransformersEngine
 from nemo_desta.generation.parts import INPUTS, Part, gather, survey_file
 from nemo_desta.generation.ray_job import generate_on_ray
 from nemo_desta.generation.runner import generate_targets
+from nemo_desta.generation.several import FURTHER, table_of_part
 from nemo_desta.generation.worker import Job, Worker, raise_error
 from nemo_desta.manifests.locking import exclusive
 from nemo_desta.manifests.shar import SharOptions, write_shar
@@ -36,6 +37,7 @@ from nemo_desta.manifests.store import IndexedStore
 from tests.generation.clips import config, corpus, lively_llm
 from tests.generation.completions_server import Handler, Server, address, completions_server
 from tests.tiny import read_json, tone_cut
+from tools import review_targets, target_quality
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install 'nemo_desta[ray]'")
@@ -116,10 +118,15 @@ def in_process(monkeypatch: pytest.MonkeyPatch, local: TransformersEngine) -> No
     monkeypatch.setattr("nemo_desta.generation.worker.make_engine", lambda config: local)
     monkeypatch.setattr(ray_job, "_connected", lambda config: contextlib.nullcontext())
     monkeypatch.setattr(ray_job, "_survey", lambda files, size, whole: gather([survey_file(f, None if whole else size) for f in files], size))
+    monkeypatch.setattr(ray_job, "_tables", lambda parts, pool, config: [table_of_part(part, pool, config) for part in parts])
     monkeypatch.setattr(ray_job, "_work", work)
 
 
-@pytest.mark.parametrize("generation", [{}, {"rows": 60}, {"multi_turn_fraction": 0.5}], ids=["each cut", "dealt over the set", "second turns"])
+SEVERAL = {"multi_audio_fraction": 0.5, "multi_turn_fraction": 0.2}
+WAYS = {"each cut": {}, "dealt over the set": {"rows": 60}, "second turns": {"multi_turn_fraction": 0.5}, "several clips": SEVERAL}
+
+
+@pytest.mark.parametrize("generation", [*WAYS.values(), {**SEVERAL, "rows": 60}], ids=[*WAYS, "several clips, dealt"])
 def test_parts_make_the_rows_of_the_whole(tmp_path: Path, llm: Path, shards: Path, local: TransformersEngine, in_process: None, generation: Any) -> None:
     generate_targets(job(tmp_path / "one", llm, None, **generation), engine=local)
     targets = generate_on_ray(job(tmp_path / "many", llm, shards, **generation))
@@ -127,9 +134,38 @@ def test_parts_make_the_rows_of_the_whole(tmp_path: Path, llm: Path, shards: Pat
     assert stored(targets) == supervisions(read_cuts(tmp_path / "one" / "targets" / "cuts_train.jsonl.gz"))
     whole, parts = read_json(tmp_path / "one" / "targets" / "manifest.json")["targets"], read_json(targets / "manifest.json")["targets"]
     assert parts == {**whole, "tokens": pytest.approx(whole["tokens"])}
+    assert read_json(targets / "prompts.json") == read_json(tmp_path / "one" / "targets" / "prompts.json")
+    further = targets / FURTHER
+    assert further.exists() == ("multi_audio_fraction" in generation) == ("comparison" in parts["yield_by_kind"])
     report = read_json(targets / "throughput.json")
     assert report["rows"] == read_json(targets / "manifest.json")["generated"] and 0 < report["engine_utilisation"] <= 1
     assert report["extrapolation"]["hours_one_worker"] == pytest.approx(8 * report["extrapolation"]["hours_8_workers"], rel=0.1, abs=0.5)
+
+
+def test_the_quality_tools_look_at_a_run_in_parts(
+    tmp_path: Path, llm: Path, shards: Path, local: TransformersEngine, in_process: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    c = job(tmp_path, llm, shards, multi_audio_fraction=0.3, multi_turn_fraction=0.5)
+    c.trainer.max_steps = 1
+    targets = generate_on_ray(c)
+    asked = []
+    monkeypatch.setattr(target_quality, "make_engine", lambda c: asked.append(c.generation.temperature) or local)
+    assert target_quality.main(["stats", str(tmp_path)]) == 0 and "worst yields" in capsys.readouterr().out
+    assert target_quality.main(["consistency", str(tmp_path), "--rows", "12", "--samples", "2"]) == 0 and asked == [0.7]
+    known = set(journalled(targets))
+    assert {row["row_id"] for row in read_json(targets / "consistency.json")["rows"]} <= known and len(read_json(targets / "consistency.json")["rows"]) == 12
+    assert review_targets.main(["build", str(tmp_path), "--count", "30"]) == 0
+    items = read_json(targets / "review" / "items.json")
+    assert len(items) >= 29 and "· comparison ·" in (targets / "review" / "index.html").read_text()
+    assert set(items) <= {row.id for path in targets.glob("cuts.*.jsonl") for cut in read_cuts(path) for row in self_generated(cut)}
+    first = items[0]
+    review.add_verdict(targets / "review.jsonl", first, "reject")
+    generate_on_ray(job(tmp_path, llm, shards, multi_audio_fraction=0.3, multi_turn_fraction=0.5))
+    assert any(
+        json.loads(line)["row_id"] == first for path in targets.glob("parts/*/rejected.jsonl") for line in path.read_text().splitlines() if "review" in line
+    )
+    (targets / "store.json").unlink()
+    assert review_targets.main(["build", str(tmp_path)]) == 1 and "run examples/generate_targets.py first" in capsys.readouterr().err
 
 
 def test_damage_costs_what_is_damaged_and_is_listed(tmp_path: Path, llm: Path, shards: Path, in_process: None) -> None:
@@ -203,6 +239,8 @@ def test_shar_shards_stay_with_their_audio(tmp_path: Path, llm: Path, in_process
     together = list(CutSet.from_shar(fields=fields))
     assert len(fields["cuts"]) == 2 and [cut.id for cut in together] == [cut.id for cut in cuts]
     assert all(cut.load_audio().shape[1] == 8000 and len(self_generated(cut)) == 2 for cut in together)
+    with pytest.raises(ValueError, match=r"multi_audio_fraction: .* cannot be heard from .*shar, whose audio lies in tar files: give the cuts from before"):
+        generate_on_ray(job(tmp_path / "several", llm, tmp_path / "shar", multi_audio_fraction=0.5))
     tars[0].write_bytes(tars[0].read_bytes()[:700])  # the text is whole: targets need no audio
     c = job(tmp_path / "again", llm, tmp_path / "shar")
     assert stored(generate_on_ray(c)) == stored(targets)
@@ -221,6 +259,8 @@ def test_a_second_run_settings_and_missing_things_are_refused(tmp_path: Path, ll
     c.generation.max_new_tokens = 7
     with pytest.raises(ValueError, match="max_new_tokens was 6, is 7"):
         generate_on_ray(c)
+    with pytest.raises(ValueError, match=r"multi_audio_fraction=1.5 is outside"):
+        generate_on_ray(job(tmp_path / "x", llm, shards, multi_audio_fraction=1.5))
     with pytest.raises(ValueError, match=r"ray.input=.*set ray.address"):
         generate_targets(job(tmp_path, llm, shards))
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist: set ray.input"):
@@ -326,14 +366,15 @@ def a_worker_killed(targets: Path, gate: Gate) -> Iterator[list[int]]:
 
 
 @needs_ray
-def test_a_killed_worker_costs_its_unfinished_batch(
-    tmp_path: Path, llm: Path, shards: Path, cluster: None, local: TransformersEngine, one_process: dict[str, Any]
-) -> None:
+def test_a_killed_worker_costs_its_unfinished_batch(tmp_path: Path, llm: Path, shards: Path, cluster: None, local: TransformersEngine) -> None:
+    """Rows about one clip and about several."""
+    several = {"multi_audio_fraction": 0.2}
+    expected = supervisions(read_cuts(generate_targets(job(tmp_path / "one", llm, None, **several), engine=local)))
     gate = Gate(30)
     with completions_server(local, gate) as server, a_worker_killed(tmp_path / "targets", gate) as killed:
-        targets = generate_on_ray(served(job(tmp_path, llm, shards), server))
+        targets = generate_on_ray(served(job(tmp_path, llm, shards, **several), server))
     assert killed and str(killed[0]) not in " ".join((part / ".lock").read_text() for part in targets.glob("parts/*"))
-    assert stored(targets) == one_process
+    assert stored(targets) == expected and sum(bool(custom.get(CLIPS)) for rows in expected.values() for _, custom in rows) == 28
     assert asked_again(server) <= 10, "two batches were in flight, of five rows at most"
 
 

@@ -16,7 +16,7 @@ from lhotse import CutSet
 from nemo_desta.data.conversation import AudioLayout
 from nemo_desta.data.dataset import DestaDataset
 from nemo_desta.data.supervision import further_clips
-from nemo_desta.manifests.aqa5m import check_row, domain_of, is_regular, parse_seed, to_rows
+from nemo_desta.manifests.aqa5m import check_row, domain_of, is_regular, licence_of, parse_seed, to_rows
 from nemo_desta.manifests.aqa5m_export import export_aqa5m
 from nemo_desta.manifests.aqa5m_import import PROBLEMS, ImportOptions, import_aqa5m
 from nemo_desta.manifests.store import IndexedStore
@@ -269,6 +269,7 @@ def test_any_row_is_either_refused_or_written_back(data):
 
 def test_domains():
     assert [domain_of("audio.3", d) for d in ("Nsynth", "GTZAN", "Audioset", "Something")] == ["music", "music", "sound", "sound"]
+    assert [licence_of(d) for d in ("GLOBE", "ESC50", "Something")] == ["CC0-1.0", "CC-BY-NC-3.0", "unknown"]
     assert [domain_of("speech.3", d) for d in ("VocalSound", "KeSpeech", "unknown")] == ["sound", "speech", "speech"]
     assert is_regular(row(0)) and not is_regular({**row(0), "x": 1})
 

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from lhotse import CutSet
 
+from nemo_desta.data.dataset import load_samples
+from nemo_desta.data.supervision import further_clips, self_generated
+from nemo_desta.manifests.records import to_cut
 from nemo_desta.manifests.shar import SharOptions, write_shar
 from nemo_desta.manifests.sources import Problems, cuts, records
 from nemo_desta.manifests.validate import validate
-from tests.manifests.cuts import cut, manifest
-from tests.manifests.rows import clip
+from tests.manifests.cuts import cut, manifest, target
+from tests.manifests.rows import clip, write_rows
 from tools.manifests import main
 
 
@@ -94,6 +97,55 @@ def test_unreadable_audio_in_the_middle_is_left_out_and_listed(tmp_path, ten, ca
     assert all(c.load_audio() is not None for c in CutSet.from_shar(in_dir=tmp_path / "shar/shards"))
 
 
+def several(path, tmp_path):
+    """The manifest with rows of its first two cuts that also hear others: one of another rate, one a stretch of a longer recording."""
+    made = list(records(path))
+    long = cut(20, tmp_path / "audio", seconds=4.0, rows=[])
+    manifest(tmp_path, [long], "long.jsonl")
+    stretch = {**long, "id": "stretch", "start": 1.0, "duration": 2.0}
+    clip(tmp_path / "audio/21.wav", 1.0, rate=8000)
+    slow = cut(21, tmp_path / "audio", rows=[])
+    slow["recording"] |= {"sampling_rate": 8000, "num_samples": 8000}
+    asked = [{"role": "user", "content": "<|AUDIO|><|AUDIO|><|AUDIO|>Which is the loudest?"}]
+    made[0]["supervisions"] += [target(100, clips=[made[3], stretch], messages=asked), target(101, clips=[stretch, made[1]], messages=asked)]
+    made[1]["supervisions"].append(target(102, clips=[slow, made[9]], messages=asked))
+    return write_rows(tmp_path / "several.jsonl", made), [made[3], stretch, stretch, made[1], slow, made[9]]
+
+
+def test_further_clips_of_rows_lie_in_the_shards_too(tmp_path, ten, capsys):
+    path, heard = several(ten, tmp_path)
+    expected = [to_cut(one).resample(16_000).load_audio()[0] for one in heard]
+    index = write_shar(path, tmp_path / "shar", SharOptions(shard_size=4), num_jobs=2)
+    assert index["fields"].keys() == {"cuts", "recording", "further_audio"} and (index["rows"], index["skipped_rows"]) == (13, 0)
+    assert write_shar(path, tmp_path / "shar", SharOptions(shard_size=4)) == index
+    for file in (tmp_path / "audio").iterdir():
+        file.unlink()
+    read = list(CutSet.from_shar(in_dir=tmp_path / "shar/shards"))
+    assert [c.id for c in read] == [c["id"] for c in records(ten)] and not validate(tmp_path / "shar").errors
+    found = [other for c in read for row in self_generated(c) for other in further_clips(row, c)]
+    assert [c.id for c in found] == [c["id"] for c in heard] and found[0].supervisions[0].text == "words of clip 3"
+    for other, samples in zip(found, expected, strict=True):
+        assert np.allclose(other.load_audio()[0], samples, atol=2e-4) and load_samples(other).shape == samples.shape
+    with pytest.raises(ValueError, match=r"lies in the field further_audio of its Shar shard"):
+        further_clips(self_generated(read[0])[1])
+    tar = tmp_path / "shar/shards/further_audio.000000.tar"
+    tar.write_bytes(tar.read_bytes()[:-20_000])
+    assert validate(tmp_path / "shar").errors, "a damaged field is found"
+
+
+def test_a_row_whose_further_clip_cannot_be_read_is_left_out_and_listed(tmp_path, ten, capsys):
+    path, _ = several(ten, tmp_path)
+    assert not validate(path, audio="header").errors.keys() & {"missing audio"}
+    (tmp_path / "audio/3.wav").unlink()
+    (tmp_path / "audio/20.wav").unlink()
+    assert any("row row-100, clip stretch" in found for found in validate(path, audio="header").examples["missing audio"])
+    assert main(["shard", "--manifest", str(path), "--output-dir", str(tmp_path / "shar")]) == 1
+    printed = capsys.readouterr().out
+    assert "row left out: row-100: further clip c3: unreadable audio" in printed and "2 rows about several clips left out" in printed
+    read = list(CutSet.from_shar(in_dir=tmp_path / "shar/shards"))
+    assert [row.id for c in read[:2] for row in self_generated(c)] == ["row-0", "row-1", "row-102"] and len(read) == 9
+
+
 CHILD = """
 import sys, time
 from pathlib import Path
@@ -156,6 +208,9 @@ def test_a_killed_worker_is_a_sentence_and_costs_its_shards_only(tmp_path, ten):
 FULL = """
 import resource, sys
 from pathlib import Path
+from nemo_desta.data.dataset import load_samples
+from nemo_desta.data.supervision import further_clips, self_generated
+from nemo_desta.manifests.records import to_cut
 from nemo_desta.manifests.shar import SharOptions, write_shar
 resource.setrlimit(resource.RLIMIT_FSIZE, (60000, 60000))
 try:
@@ -210,6 +265,9 @@ def test_checksums_find_a_flipped_bit(tmp_path, ten):
 def test_mistakes(tmp_path, ten):
     with pytest.raises(ValueError, match="the formats are flac"):
         write_shar(ten, tmp_path / "x", SharOptions("ogg"))
+    for options in (SharOptions(sampling_rate=-5), SharOptions("opus", sampling_rate=22_050)):
+        with pytest.raises(ValueError, match=r"sampling rate .*for Opus one of 8000"):
+            write_shar(ten, tmp_path / "x", options)
     (tmp_path / "mine").mkdir()
     clip(tmp_path / "mine/song.wav")
     with pytest.raises(ValueError, match=r"holds other files \(song.wav\)"):

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_desta.manifests.duplicates import decontaminate, dedup, read_benchmark
@@ -105,6 +105,7 @@ def test_statistics_are_those_counted_by_hand(tmp_path):
     assert set(report["datasets"]) == {"toy", "noise"} and report["domains"]["sound"]["rows"] == 0 and report["domains"]["speech"]["generators"] == {"tiny": 3}
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=1))
 def test_quantiles_agree_with_sorting(values):
     found = quantiles(Counter(values))
@@ -285,6 +286,23 @@ def test_a_further_clip_of_a_row_is_compared_too(tmp_path):
     assert kept == [] and removal.counts == {"id": 2, "audio": 2}
 
 
+def test_what_could_not_be_read_shows_in_the_exit_code(tmp_path, capsys):
+    path = manifest(tmp_path, [*(cut(i, tmp_path) for i in range(4)), b'{"id": "torn'], audio=False)
+    source = ["--manifest", str(path), "--output"]
+    assert main(["dedup", *source, str(tmp_path / "d.jsonl")]) == 1 and "line 5" in capsys.readouterr().err
+    assert main(["sample", *source, str(tmp_path / "s.jsonl"), "--number", "2"]) == 1
+    assert main(["merge", "--manifests", str(path), "--output", str(tmp_path / "m.jsonl")]) == 1
+    assert main(["split", "--manifest", str(path), "--output-dir", str(tmp_path / "p"), "--fractions", "a=0.5,b=0.5"]) == 1
+    assert [r["id"] for r in read_rows(tmp_path / "d.jsonl")] == ["c0", "c1", "c2", "c3"]
+    (tmp_path / "empty.jsonl").touch()
+    assert main(["stats", "--manifest", str(tmp_path / "empty.jsonl")]) == 1 and "holds no cut" in capsys.readouterr().err
+    assert main(["decontaminate", *source, str(tmp_path / "c.jsonl"), "--ids", str(tmp_path / "none.txt")]) == 2
+    assert "none.txt: name the benchmark's own files" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["validate", "--manifest", str(path), "--num-jobs", "0"])
+    assert "no whole number above 0" in capsys.readouterr().err
+
+
 def test_benchmark_texts_of_every_kind(tmp_path):
     (tmp_path / "a.txt").write_text("one\n\ntwo\n")
     (tmp_path / "b.json").write_text('[{"question": "three"}]')
@@ -312,6 +330,29 @@ def test_split_divides_no_speaker(tmp_path, capsys):
     capsys.readouterr()
     assert main([*command, "--by", "colour"]) == 2 and "no 'colour'" in capsys.readouterr().err
     assert main([*command, "--fractions", "train=0.9"]) == 2 and "add up to 1" in capsys.readouterr().err
+
+
+def test_a_row_whose_clips_are_in_two_parts_is_left_out_of_a_split(tmp_path, capsys):
+    made = [cut(i, tmp_path, source={"speaker": f"p{i % 10}"}) for i in range(60)]
+    for i in range(0, 60, 2):
+        made[i]["supervisions"].append(target(1000 + i, clips=[{k: v for k, v in made[(i + 7 + i // 10) % 60].items() if k != "supervisions"}]))
+    path = manifest(tmp_path, made, audio=False)
+    assert main(["split", "--manifest", str(path), "--output-dir", str(tmp_path / "parts"), "--fractions", "train=0.7,test=0.3"]) == 0
+    parts = {name: list(records(tmp_path / f"parts/{name}.jsonl.gz")) for name in ("train", "test")}
+    assert sum(len(p) for p in parts.values()) == 60
+    heard = {name: {clip["id"] for r in p for row in r["supervisions"][1:] for clip in row["custom"].get("clips", ())} for name, p in parts.items()}
+    assert any(heard.values()) and all(heard[name] <= {r["id"] for r in p} for name, p in parts.items())
+    kept = sum(len(r["supervisions"]) == 3 for p in parts.values() for r in p)
+    assert 0 < kept < 30 and f"{30 - kept} rows about several clips left out" in capsys.readouterr().out
+    shown = describe_cut(*find(path, "c0"))
+    assert shown["rows"][1]["further_clips"] == [{"id": "c7", "file": str(tmp_path / "7.wav"), "start": 0.0, "seconds": 1.0}]
+    assert main(["show", "--manifest", str(path), "c0"]) == 0 and "7.wav" in capsys.readouterr().out
+
+
+def test_rows_that_hear_other_further_clips_are_no_repetition(tmp_path):
+    made = [{**cut(0, tmp_path, rows=[target(0, clips=[cut(i, tmp_path, rows=[])])]), "id": f"x{i}-{n}"} for i in (1, 2) for n in range(2)]
+    kept, removal = copied(manifest(tmp_path, made, audio=False), tmp_path / "o.jsonl", dedup)
+    assert kept == ["x1-0", "x2-0"] and removal.counts == {"same row": 2}
 
 
 def test_a_split_is_a_function_of_the_groups():
@@ -352,7 +393,7 @@ def test_sample(tmp_path):
     assert set(drawn(backwards, number=10)) == set(ten)
     assert sorted(int(i[1:]) >= 80 for i in drawn(path, number=5, per="dataset")) == [False] * 5 + [True] * 5
     assert 10 < len(drawn(path, fraction=0.25)) < 45 and len(drawn(path, fraction=1.0)) == 100
-    for options in ({}, {"number": 1, "fraction": 0.1}, {"number": 0}, {"fraction": 1.5}):
+    for options in ({}, {"number": 1, "fraction": 0.1}, {"number": 0}, {"fraction": 1.5}, {"number": 1, "per": "colour"}, {"fraction": 0.1, "per": "dataset"}):
         with pytest.raises(ValueError):
             drawn(path, **options)
 

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from nemo_desta.corpora.manifests import read_cuts, write_cuts
+from nemo_desta.manifests.sinks import open_sink
 from nemo_desta.seed.taggers import Clip, Tag, Tagger, Tags
 from nemo_desta.seed.taggers import run as run_module
 from nemo_desta.seed.taggers.run import TagJob, tag_manifest
@@ -112,6 +113,25 @@ def test_bad_clips_and_lines_are_passed_on_counted_and_listed(source: Path) -> N
     problems = (source.parent / "tagged.jsonl.gz.problems.txt").read_text()
     assert "tone-2: undecodable" in problems and "tone-5: counting-1: too short to count" in problems and problems.count("not a cut") == 2
     assert [name for name, n in samples(source.parent / "tagged.jsonl.gz") if n is None] == ["tone-2", "tone-3", "tone-4", "tone-5"]
+
+
+def test_a_store_is_a_source_and_a_damaged_file_costs_its_end_only(source: Path) -> None:
+    tag_manifest(job(source, "whole.jsonl.gz"))
+    with open_sink(source.parent / "store", shard_lines=4) as sink:
+        for cut in read_cuts(source):
+            sink.write(cut.to_dict())
+    assert tag_manifest(job(source.parent / "store", "tagged.jsonl.gz"))["clips"] == 11
+    assert samples(source.parent / "tagged.jsonl.gz") == samples(source.parent / "whole.jsonl.gz")
+    assert tag_manifest(job(source.parent / "store", "tagged.jsonl.gz"))["clips"] == 11, "nothing to do"
+    source.write_bytes(source.read_bytes()[:-40])
+    summary = tag_manifest(job(source, "rest.jsonl.gz"))
+    assert summary["problems"] >= 1 and "cuts.jsonl.gz is damaged behind line" in (source.parent / "rest.jsonl.gz.problems.txt").read_text()
+    (source.parent / "shar" / "shards").mkdir(parents=True)
+    (source.parent / "shar" / "shards" / "cuts.000000.jsonl.gz").touch()
+    with pytest.raises(ValueError, match=r"Shar folder, whose audio lies in tar files: tag the cuts before"):
+        tag_manifest(job(source.parent / "shar"))
+    with pytest.raises(ValueError, match="neither an indexed store"):
+        tag_manifest(job(source.parent / "audio"))
 
 
 def test_too_many_bad_clips_are_an_error(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,14 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 def add_jobs(parser: argparse.ArgumentParser, what: str) -> None:
     """The number of processes."""
-    parser.add_argument("--num-jobs", type=int, default=1, help=f"processes that {what} (default: 1)")
+    parser.add_argument("--num-jobs", type=positive, default=1, help=f"processes that {what} (default: 1)")
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import yaml
 
 from nemo_desta.corpora.published import get, preparer, registry
 from nemo_desta.corpora.published.base import PublishedCorpus
+from tools.manifest_commands._common import positive
 
 WIDTH = 220  # columns of a table that goes into a file
 
@@ -36,7 +37,7 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--num-jobs", type=int, default=1, help="processes (default: %(default)s)")
+    parser.add_argument("--num-jobs", type=positive, default=1, help="processes (default: %(default)s)")
     parser.add_argument("--max-bad-fraction", type=float, default=0.05, help="more missing or broken entries are an error (default: %(default)s)")
     parser.add_argument("--no-measure", action="store_true", help="read headers only: leave out the attributes that are computed from the samples")
 
@@ -107,9 +108,15 @@ def read_config(path: Path) -> dict[str, Any]:
         name its own.
 
     Raises:
-        ValueError: No such keys, an unknown corpus, or a corpus without a folder.
+        FileNotFoundError: no such file.
+        ValueError: no YAML, no such keys, an unknown corpus, or a corpus without a folder.
     """
-    config = yaml.safe_load(path.read_text("utf-8"))
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}: it holds output_dir and corpora (a name for each folder)")
+    try:
+        config = yaml.safe_load(path.read_text("utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict) or not config.get("output_dir") or not isinstance(config.get("corpora"), dict):
         raise ValueError(f"{path}: expected output_dir and corpora (a name for each folder), got {config!r:.200}")
     common = {key: value for key, value in config.items() if key not in ("output_dir", "corpora")}

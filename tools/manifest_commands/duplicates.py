@@ -33,7 +33,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def run_dedup(options: argparse.Namespace) -> int:
-    """Copy; 0."""
+    """Copy; 1 where a part of the manifest could not be read."""
     from nemo_desta.manifests.duplicates import dedup
     from nemo_desta.manifests.sinks import open_sink
     from nemo_desta.manifests.sources import Problems
@@ -45,7 +45,7 @@ def run_dedup(options: argparse.Namespace) -> int:
 
 
 def run_decontaminate(options: argparse.Namespace) -> int:
-    """Copy; 0."""
+    """Copy; 1 where a part of the manifest could not be read."""
     from nemo_desta.manifests.duplicates import decontaminate, read_benchmark
     from nemo_desta.manifests.sinks import open_sink
     from nemo_desta.manifests.sources import Problems
@@ -61,6 +61,7 @@ def run_decontaminate(options: argparse.Namespace) -> int:
 
 def _say(options: argparse.Namespace, removal: Any, problems: Any) -> int:
     write_report(options.report, {**removal.report(), "problems": problems.as_dict()})
-    print_counts(f"{removal.read:,} cuts read, {removal.kept:,} written to {options.output}; removed:", removal.counts)
+    removed = "; removed:" if removal.counts else "; none removed"
+    print_counts(f"{removal.read:,} cuts read, {removal.kept:,} written to {options.output}{removed}", removal.counts)
     print_problems(problems)
-    return 0
+    return 1 if len(problems) else 0

@@ -32,7 +32,7 @@ def add_commands(subparsers: Any) -> None:
 
 
 def run_merge(options: argparse.Namespace) -> int:
-    """Merge; 0."""
+    """Merge; 1 where a part of a manifest could not be read."""
     from nemo_desta.manifests.selecting import merge
     from nemo_desta.manifests.sinks import open_sink
     from nemo_desta.manifests.sources import Problems
@@ -42,11 +42,11 @@ def run_merge(options: argparse.Namespace) -> int:
         done = merge(options.manifests, sink, on_duplicate=options.on_duplicate, problems=problems)
     print(f"{options.output}: {done['cuts']:,} cuts; {done['duplicates']:,} ids came twice")
     print_problems(problems)
-    return 0
+    return 1 if len(problems) else 0
 
 
 def run_sample(options: argparse.Namespace) -> int:
-    """Sample; 0."""
+    """Sample; 1 where a part of the manifest could not be read."""
     from nemo_desta.manifests.selecting import sample
     from nemo_desta.manifests.sinks import open_sink
     from nemo_desta.manifests.sources import Problems
@@ -56,7 +56,7 @@ def run_sample(options: argparse.Namespace) -> int:
         count = sample(options.manifest, sink, number=options.number, fraction=options.fraction, per=options.per, seed=options.seed, problems=problems)
     print(f"{options.output}: {count:,} cuts")
     print_problems(problems)
-    return 0
+    return 1 if len(problems) else 0
 
 
 def run_show(options: argparse.Namespace) -> int:

@@ -36,7 +36,12 @@ def run(options: argparse.Namespace) -> int:
     skipped = [entry for shard in index["shards"] for entry in shard["skipped"]]
     for entry in skipped[:10]:
         print(f"left out: {entry['id']}: {entry['reason']}")
+    rows = [entry for shard in index["shards"] for entry in shard.get("skipped_rows", ())]
+    for entry in rows[:10]:
+        print(f"row left out: {entry['id']}: {entry['reason']}")
+    if rows:
+        print(f"{len(rows):,} rows about several clips left out, all listed in {options.output_dir / INDEX}")
     if skipped:
         print(f"{len(skipped):,} cuts left out, all listed in {options.output_dir / INDEX}")
     print_problems(problems)
-    return 1 if skipped or len(problems) else 0
+    return 1 if skipped or rows or len(problems) else 0

@@ -23,26 +23,29 @@ def add_commands(subparsers: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Divide; 0."""
+    """Divide; 1 where a part of the manifest could not be read."""
     from nemo_desta.manifests.sinks import open_sink
     from nemo_desta.manifests.sources import Problems, records
-    from nemo_desta.manifests.splitting import assign, describe_parts, group_sizes, split
+    from nemo_desta.manifests.splitting import assign, describe_parts, further_groups, group_sizes, split
 
     problems = Problems()
     fractions = _fractions(options.fractions)
     sizes = group_sizes(records(options.manifest, problems), options.by)
     parts = assign(sizes, fractions, seed=options.seed)
+    further = further_groups(lambda: records(options.manifest, Problems()), options.by)
     ending = "" if options.store else ".jsonl.gz"
     with ExitStack() as stack:
         outputs = {name: options.output_dir / f"{name}{ending}" for name in fractions}
         sinks = {
             name: stack.enter_context(open_sink(output, plan={**plan(options), "part": name}, overwrite=options.overwrite)) for name, output in outputs.items()
         }
-        split(records(options.manifest, Problems()), sinks, parts, options.by)
+        lost = split(records(options.manifest, Problems()), sinks, parts, options.by, further)
     for name, entry in describe_parts(sizes, parts).items():
         print(f"{outputs[name]}: {entry['cuts']:,} cuts of {entry['groups']:,} groups")
+    if lost:
+        print(f"{lost:,} rows about several clips left out: their clips are in different parts")
     print_problems(problems)
-    return 0
+    return 1 if len(problems) else 0
 
 
 def _fractions(text: str) -> dict[str, float]:

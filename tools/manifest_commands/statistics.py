@@ -1,11 +1,13 @@
 """``stats``: what a manifest holds."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from tools.manifest_commands._common import add, add_manifest, print_problems, write_report
 
+WIDTH = 160  # columns of a table that goes into a file
 COLUMNS = ("", "name", "clips", "hours", "rows", "transcripts", "median s", "median words", "prompts")
 
 
@@ -20,7 +22,7 @@ def add_commands(subparsers: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Count; 1 where a part of the manifest could not be read."""
+    """Count; 1 where a part of the manifest could not be read, or it is empty."""
     from rich.console import Console
     from rich.table import Table
 
@@ -29,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
 
     problems = Problems()
     report = statistics(records(options.manifest, problems))
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     table = Table(*COLUMNS, title=str(options.manifest))
     for row in table_rows(report):
         table.add_row(*row)
@@ -42,4 +44,6 @@ def run(options: argparse.Namespace) -> int:
     for path in plot(report, options.plots) if options.plots else []:
         print(path)
     print_problems(problems)
-    return 1 if len(problems) else 0
+    if not report["total"]["clips"]:
+        print(f"{options.manifest} holds no cut", file=sys.stderr)
+    return 1 if len(problems) or not report["total"]["clips"] else 0

@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import shutil
 import time
+import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -27,6 +28,9 @@ from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 
 from nemo_desta import provenance
+from nemo_desta.manifests.sources import lines as file_lines
+from nemo_desta.manifests.sources import manifest_files, shar_folder
+from nemo_desta.manifests.store import DESCRIPTION
 from nemo_desta.seed.taggers.base import Clip, Tagger, load_clip, with_tags
 
 logger = logging.getLogger(__name__)
@@ -82,11 +86,15 @@ def tag_manifest(job: TagJob) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no source.
-        ValueError: the target belongs to another job, another process writes it, or too many clips are bad (they are listed in ``<target>.problems.txt``).
+        ValueError: the source is no manifest or a Shar folder; the target belongs to another job,
+            another process writes it, or too many clips are bad (they are listed in ``<target>.problems.txt``).
         OSError: the disk is full, or a process died; what is written stays.
     """
-    if not job.source.is_file():
-        raise FileNotFoundError(f"{job.source} does not exist: give a manifest of cuts (.jsonl or .jsonl.gz)")
+    if not job.source.exists():
+        raise FileNotFoundError(f"{job.source} does not exist: give a manifest of cuts (.jsonl, .jsonl.gz or an indexed store)")
+    if shar_folder(job.source) is not None:
+        raise ValueError(f"{job.source} is a Shar folder, whose audio lies in tar files: tag the cuts before tools/manifests.py shard")
+    manifest_files(job.source)  # refuses a folder that is no store, or a damaged one
     job.target.parent.mkdir(parents=True, exist_ok=True)
     with _exclusive(job.target):
         identity, manifest = _identity(job), _read(_beside(job.target, "manifest.json"))
@@ -113,7 +121,12 @@ def _beside(target: Path, suffix: str) -> Path:
 
 def _identity(job: TagJob) -> dict[str, Any]:
     settings = {"overwrite": job.overwrite, "min_confidence": job.min_confidence}
-    return {"source": provenance.fingerprint(job.source), "taggers": list(job.taggers), **settings}
+    return {"source": provenance.fingerprint(_described(job.source)), "taggers": list(job.taggers), **settings}
+
+
+def _described(source: Path) -> Path:
+    """The file that says what a source is: of a store its description, which holds the hashes of its shards."""
+    return source / DESCRIPTION if source.is_dir() else source
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -235,14 +248,21 @@ def _result(waiting: deque[tuple[int, Future[Chunk]]]) -> tuple[int, Chunk]:
 
 
 def _batches(job: TagJob, skip: int) -> Iterator[list[str]]:
-    with (
-        gzip.open(job.source, "rt", encoding="utf-8", errors="replace")
-        if job.source.suffix == ".gz"
-        else open(job.source, encoding="utf-8", errors="replace") as file
-    ):
-        lines = itertools.islice(file, skip, None)
-        while batch := list(itertools.islice(lines, job.batch)):
-            yield batch
+    left = itertools.islice(_lines(job.source), skip, None)
+    while batch := list(itertools.islice(left, job.batch)):
+        yield batch
+
+
+def _lines(source: Path) -> Iterator[str]:
+    """Lines of all files of a manifest; in place of what a damaged gzip file has lost, one that says so and is listed as a problem."""
+    for file in manifest_files(source):
+        number = 0
+        try:
+            for line in file_lines(file):
+                number += 1
+                yield line.decode("utf-8", "replace")
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            yield f"{file.name} is damaged behind line {number} ({error})\n"
 
 
 _worker_taggers: list[Tagger] = []
@@ -333,7 +353,7 @@ def _finish(job: TagJob, identity: dict[str, Any], summary: dict[str, Any]) -> N
     if job.target.suffix == ".gz":
         with open(part, "rb") as source, open(packed, "wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as target:
             shutil.copyfileobj(source, target, 1 << 20)
-    manifest = provenance.manifest({"jobs": job.jobs, "batch": job.batch}, {"source": job.source}, job=identity, summary=summary)
+    manifest = provenance.manifest({"jobs": job.jobs, "batch": job.batch}, {"source": _described(job.source)}, job=identity, summary=summary)
     provenance.write_json_atomic(_beside(job.target, "manifest.json"), manifest)
     os.replace(packed if packed.exists() else part, job.target)
     part.unlink(missing_ok=True)

@@ -4,7 +4,7 @@
     python examples/generate_targets.py --config-name=desta25_mini generation.temperature=0 run_dir=runs/b engine=vllm
     python tools/compare_engines.py runs/a runs/b --output disagreements.jsonl
 
-Reads targets/rows.jsonl of both. Greedy engines at the same precision differ where two tokens are nearly equally likely.
+Reads targets/rows.jsonl of both, or that of every part of a run on Ray. Greedy engines at the same precision differ where two tokens are nearly equally likely.
 
 Exit code: 0; 1 when fewer than --least rows agree, or for a problem that the message names.
 """
@@ -25,10 +25,11 @@ def read_answers(run_dir: Path) -> dict[str, dict[str, Any]]:
     Raises:
         FileNotFoundError: the run has no answers.
     """
-    path = run_dir / "targets" / "rows.jsonl"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: run examples/generate_targets.py with run_dir={run_dir} first")
-    rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}"))
+    targets = run_dir / "targets"
+    files = [path for path in (targets / "rows.jsonl", *sorted(targets.glob("parts/*/rows.jsonl"))) if path.exists()]
+    if not files:
+        raise FileNotFoundError(f"{targets} has no rows.jsonl and no parts: run examples/generate_targets.py with run_dir={run_dir} first")
+    rows = (json.loads(line) for path in files for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}"))
     return {row["row_id"]: row for row in rows}
 
 

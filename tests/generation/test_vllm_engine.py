@@ -81,6 +81,11 @@ def test_two_runs_are_compared_row_by_row(tmp_path: Path, capsys: pytest.Capture
         (tmp_path / name / "targets" / "rows.jsonl").write_text("\n".join(map(json.dumps, run.values())) + "\n")
     assert main([str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "d.jsonl")]) == 1
     assert "1 of 2 common rows agree (50.0%)" in capsys.readouterr().out and json.loads((tmp_path / "d.jsonl").read_text())["row_id"] == "x"
+    for number, name in enumerate(a):  # a run on Ray has rows in every part
+        part = tmp_path / "ray" / "targets" / "parts" / f"{number:06d}"
+        part.mkdir(parents=True)
+        (part / "rows.jsonl").write_text(json.dumps(a[name]) + "\n")
+    assert main([str(tmp_path / "a"), str(tmp_path / "ray")]) == 0 and "3 of 3 common rows" in capsys.readouterr().out
     assert main([str(tmp_path / "a"), str(tmp_path / "b"), "--least", "0.5"]) == 0 and main([str(tmp_path / "a"), str(tmp_path / "c")]) == 1
 
 

@@ -32,7 +32,7 @@ def reference(e: TransformersEngine, prompt: str) -> Completion:
     ends = sorted(e.stop_ids)
     out = e.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=24, pad_token_id=0, eos_token_id=ends)
     new = out[0, ids.shape[1] :].tolist()
-    return Completion(e.tokenizer.decode(new, skip_special_tokens=True).strip(), STOP if new[-1] in ends else LENGTH, len(new))
+    return Completion(e.tokenizer.decode(new, skip_special_tokens=True).rstrip("\ufffd").strip(), STOP if new[-1] in ends else LENGTH, len(new))
 
 
 def test_greedy_equals_generate(llm: Path) -> None:

@@ -17,7 +17,7 @@ class Completion:
     """Answer to one prompt.
 
     Attributes:
-        text: without special tokens, stripped.
+        text: without special tokens, as `whole_letters` gives it.
         finish_reason: `STOP`, `LENGTH`, `FAILED`, or what else a server says ("content_filter").
         num_tokens: generated tokens, the end-of-turn token included.
     """
@@ -25,6 +25,11 @@ class Completion:
     text: str
     finish_reason: str
     num_tokens: int
+
+
+def whole_letters(text: str) -> str:
+    """A decoded answer, stripped, without what is left of a letter that the end cut through: some engines give such bytes as U+FFFD, others hold them back."""
+    return text.rstrip("\ufffd").strip()
 
 
 @dataclass(frozen=True)

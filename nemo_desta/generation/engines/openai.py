@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_desta.config import OpenAIConfig, PromptAs
-from nemo_desta.generation.engines.base import FAILED, STOP, Completion, Sampling, row_seed
+from nemo_desta.generation.engines.base import FAILED, STOP, Completion, Sampling, row_seed, whole_letters
 from nemo_desta.generation.engines.endpoint import Endpoint, EndpointError, RefusedError
 from nemo_desta.generation.engines.tokens import encode, load_chat_tokenizer
 
@@ -119,7 +119,7 @@ class OpenAIEngine:
             raise ValueError("empty and without finish_reason")
         tokens = (reply.get("usage") or {}).get("completion_tokens")
         count = tokens if isinstance(tokens, int) else len(encode(self.tokenizer, [text])[0]) + (reason == STOP)
-        return Completion(text.strip(), str(reason), count)
+        return Completion(whole_letters(text), str(reason), count)
 
     def _find_model(self) -> str:
         names = self.endpoint.call("GET", "models", None, lambda reply: [str(entry["id"]) for entry in reply["data"]])

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel, Pr
 
 from nemo_desta.backbones.hf import resolve_dtype
 from nemo_desta.config import Precision
-from nemo_desta.generation.engines.base import LENGTH, STOP, Completion, Sampling, row_seed
+from nemo_desta.generation.engines.base import LENGTH, STOP, Completion, Sampling, row_seed, whole_letters
 from nemo_desta.generation.engines.tokens import encode, load_chat_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class TransformersEngine:
         draws_BN = self._draws(keys)
         tokens, stopped = self._decode(self._encode(prompts), draws_BN)
         texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return [Completion(text.strip(), STOP if ended else LENGTH, len(ids)) for text, ids, ended in zip(texts, tokens, stopped, strict=True)]
+        return [Completion(whole_letters(text), STOP if ended else LENGTH, len(ids)) for text, ids, ended in zip(texts, tokens, stopped, strict=True)]
 
     def _draws(self, keys: Sequence[str]) -> Tensor | None:
         """Uniform numbers of every row and step; None for greedy."""

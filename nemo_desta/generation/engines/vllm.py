@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_desta.config import Precision, VllmConfig
-from nemo_desta.generation.engines.base import FAILED, Completion, Sampling, row_seed
+from nemo_desta.generation.engines.base import FAILED, Completion, Sampling, row_seed, whole_letters
 from nemo_desta.generation.engines.tokens import encode, load_chat_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -87,5 +87,5 @@ class VllmEngine:
         outputs = self.llm.generate([{"prompt_token_ids": ids[i]} for i in fits], params, use_tqdm=False) if fits else []
         for i, output in zip(fits, outputs, strict=True):
             first = output.outputs[0]
-            answers[i] = Completion(first.text.strip(), str(first.finish_reason), len(first.token_ids))
+            answers[i] = Completion(whole_letters(first.text), str(first.finish_reason), len(first.token_ids))
         return answers

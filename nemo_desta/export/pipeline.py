@@ -91,6 +91,8 @@ def check_targets(cfg: ExportConfig) -> None:
         raise ValueError("targets has onnx_decoder, which has no bfloat16: choose dtype=float16 or float32, or leave onnx_decoder out")
     if Target.triton in cfg.targets and (Target.trtllm not in cfg.targets or cfg.dtype is Dtype.bfloat16):
         raise ValueError("targets has triton, which serves the part trtllm in float16 or float32: add trtllm to the targets, and choose one of these types")
+    if (cfg.tp, cfg.pp) != (1, 1) and not {Target.trtllm, Target.trtllm_pytorch} & set(cfg.targets):
+        raise ValueError(f"tp={cfg.tp} pp={cfg.pp} split a TensorRT-LLM checkpoint, and targets has none: add trtllm, or leave tp and pp at 1")
     if Target.vllm in cfg.targets and cfg.quantization is not None:
         raise ValueError(f"targets has vllm, which takes no quantization={cfg.quantization.value}: leave one of them out")
     if cfg.quantization is not None:

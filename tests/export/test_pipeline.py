@@ -398,6 +398,9 @@ def refused(cfg, message, monkeypatch):
     [
         ({"tp": 3}, "tp=3 does not divide the LLM's 4 attention heads"),
         ({"pp": 4}, "pp=4 is more than the LLM's 3 layers"),
+        ({"tp": 2, "targets": [Target.onnx, Target.hf]}, "tp=2 pp=1 split a TensorRT-LLM checkpoint, and targets has none: add trtllm"),
+        ({"pp": 2, "targets": [Target.onnx_decoder]}, "leave tp and pp at 1"),
+        ({"tp": 0, "targets": [Target.vllm]}, "tp=0 pp=1 split"),
         ({"checkpoint": "/no/such/checkpoint"}, "no checkpoint at"),
         ({"targets": []}, "targets is empty"),
         ({"targets": [Target.onnx_decoder], "dtype": Dtype.bfloat16}, "no bfloat16"),

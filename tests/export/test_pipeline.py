@@ -264,6 +264,8 @@ def test_the_out_of_tree_module_gives_pytorchs_logits_from_sound(made, monkeypat
     assert again == ids and torch.allclose(ready["multimodal_data"]["audio"]["embeds"], extra["multimodal_data"]["audio"]["embeds"], atol=1e-5)
     with pytest.raises(ValueError, match="takes 4 vectors a clip"):
         processor.attach_multimodal_embeddings(request, {"audio": [torch.zeros(3, 64)]}, None)
+    with pytest.raises(ValueError, match=r"a transcript holds the special token '<\|im_end\|>': remove it"):
+        processor.attach_multimodal_embeddings(request | {"mm_processor_kwargs": {"transcripts": ["a", "b <|im_end|>"]}}, {"audio": vectors}, None)
     plain, nothing = processor({"prompt": "no sound"}, None)
     assert nothing is None and max(plain) < vocab
     for version, fits in {"1.1.0": False, "1.2.1": True, "1.3.0rc3": True, "1.4.0": False}.items():

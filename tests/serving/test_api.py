@@ -91,6 +91,14 @@ def test_a_transcript_may_stand_beside_or_inside_the_clip(base, kind):
     assert answer(None, {"transcript": 3}).status_code == 400
 
 
+@pytest.mark.parametrize("token", ["<|placeholder|>", "<|im_end|>"])
+def test_a_transcript_with_a_special_token_is_refused_before_its_clip_is_heard(base, model, monkeypatch, token):
+    """As the vLLM plugin refuses it."""
+    monkeypatch.setattr(model, "taps", lambda clips: pytest.fail("the clip was heard"))
+    answer = post(base, ask(audio_part(encoded(tone()), transcript=f"well{token} so")))
+    assert answer.status_code == 400 and answer.json()["error"]["message"] == f"a transcript holds the special token '{token}': remove it"
+
+
 def test_parallel_requests_get_the_answers_they_get_alone(base, model):
     clips = [encoded(tone(0.3 + 0.17 * i, hz=150 + 60 * i)) for i in range(7)]
     wanted = [expected(model, clip, question=f"Take {i}?", max_new_tokens=6 + i) for i, clip in enumerate(clips)]

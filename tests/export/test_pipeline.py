@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -368,6 +369,37 @@ def test_the_triton_model_hands_prompt_and_table_to_tensorrt_llm(made, monkeypat
     ask({"messages": [{"role": "user", "content": "no sound"}]})
     assert [name for name, _ in server.asked] == ["tensorrt_llm"] and "prompt_embedding_table" not in server.asked[0][1]
     assert "locators" in str(ask({"messages": messages}).failure)  # clips are missing: this request's error, and no crash
+    model.tokenizer.chat_template = "{{ raise_exception('roles must alternate') if messages[0]['role'] == 'tool' }}" + model.tokenizer.chat_template
+    hi = [{"role": "user", "content": "hi"}]
+    malformed = {
+        b"": "REQUEST must be one text of JSON",
+        b"\xff{": "REQUEST must be one text of JSON",
+        b"[" * 100_000: "REQUEST must be one text of JSON",
+        b'{"messages": [{"role": "user", "content": "\\ud800"}]}': "REQUEST must be one text of JSON",
+        b"[1]": r"must be a JSON object, it is \[1\]",
+        b"null": "must be a JSON object, it is None",
+        b"{}": "messages must be a list",
+        b'{"messages": "hi"}': "messages must be a list",
+        b'{"messages": [{"role": "user"}]}': "messages must be a list",
+        b'{"messages": [{"role": "user", "content": [{"type": "text"}]}]}': "messages must be a list",
+        b'{"messages": [{"role": "tool", "content": "x"}]}': "roles must alternate",
+        json.dumps({"messages": hi, "transcripts": "x"}).encode(): "transcripts must be a list",
+        json.dumps({"messages": hi, "transcripts": [3]}).encode(): "transcripts must be a list",
+        json.dumps({"messages": hi, "transcripts": ["b <|im_end|>"]}).encode(): r"a transcript holds the special token '<\|im_end\|>'",
+        json.dumps({"messages": hi, "max_tokens": None}).encode(): "max_tokens must be a whole number of at least 1, it is None",
+        json.dumps({"messages": hi, "max_tokens": 0}).encode(): "it is 0",
+    }
+    good = backend.Tensor("REQUEST", np.array([json.dumps({"messages": hi}).encode()], object))
+    inputs = [[backend.Tensor("REQUEST", np.array([raw], object))] for raw in malformed] + [[]]
+    for samples, lengths in ((None, [9]), (np.zeros(9, np.float32), None), (np.zeros(9, np.float32), [8]), (np.zeros(9, np.float32), [-1, 10])):
+        wrong = {"AUDIO": samples, "AUDIO_LENGTHS": lengths}
+        inputs.append([good, *(backend.Tensor(name, np.array(values)) for name, values in wrong.items() if values is not None)])
+    *failed, last = model.execute([backend.InferenceRequest(inputs=given) for given in [*inputs, [good]]])
+    said = [*malformed.values(), "REQUEST must be one text of JSON", *["AUDIO_LENGTHS says"] * 4]
+    for answer, message in zip(failed, said, strict=True):
+        assert re.search(message, str(answer.failure)), (answer.failure, message)
+    assert last.failure is None and last.tensors["TEXT"].values[0].decode() == model.tokenizer.decode([72, 73])  # the others' mistakes are not its own
+
     config = (made[1] / "triton" / "audio_tower" / "config.pbtxt").read_text()
     assert "dims: [ 80, -1 ]" in config and "TYPE_FP32 dims: [ 4, 64 ]" in config and "max_batch_size: 8" in config
 

@@ -21,14 +21,14 @@ from safetensors.torch import load_file, save_file
 pytest.importorskip("onnxscript", reason="the export extra is not installed: pip install 'nemo_desta[export]'")
 
 from nemo_desta.data.conversation import render
-from nemo_desta.export import verify_gpu
+from nemo_desta.export import pipeline, verify_gpu
 from nemo_desta.export.bundle import claimed, read_manifest
 from nemo_desta.export.hf_checkpoint import both_versions, tokenizer_for_both
 from nemo_desta.export.pipeline import export
 from nemo_desta.export.reference import FILE, Reference
 from nemo_desta.export.runtime import OnnxModel
 from nemo_desta.export.settings import Dtype, ExportConfig, LimitsConfig, Quantization, Target, typed_export
-from nemo_desta.export.source import load_clips, open_source
+from nemo_desta.export.source import load_clips, open_source, part_sizes
 from nemo_desta.export.splice import splice
 from nemo_desta.export.tiny import make_tiny_checkpoint
 from nemo_desta.export.verify import parity, verify
@@ -96,6 +96,24 @@ def test_an_export_of_the_same_thing_makes_nothing_again(made):
     manifest = export(made[0])
     assert all(part["reused"] for part in manifest["parts"].values())
     assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_an_export_needs_room_for_what_it_makes_anew(made, monkeypatch):
+    asked = []
+
+    def full(output, needed):
+        asked.append(needed)
+        raise ValueError("no room")
+
+    monkeypatch.setattr(pipeline, "require_space", full)
+    sizes = part_sizes(open_source(made[0]), made[0])
+    assert set(sizes) == {"audio", "onnx_decoder", "trtllm", "hf"}
+    for change, new in (({}, []), ({"tp": 1}, ["trtllm"]), ({"targets": [*TARGETS, Target.vllm]}, ["vllm"])):
+        cfg = replace(made[0], **change)
+        with pytest.raises(ValueError, match="no room"):
+            export(cfg)
+        sizes = part_sizes(open_source(cfg), cfg)
+        assert asked.pop() == sum(sizes[name] for name in new)
 
 
 def test_tampering_is_seen(copy):
@@ -369,6 +387,7 @@ def test_the_triton_model_hands_prompt_and_table_to_tensorrt_llm(made, monkeypat
     ask({"messages": [{"role": "user", "content": "no sound"}]})
     assert [name for name, _ in server.asked] == ["tensorrt_llm"] and "prompt_embedding_table" not in server.asked[0][1]
     assert "locators" in str(ask({"messages": messages}).failure)  # clips are missing: this request's error, and no crash
+
     model.tokenizer.chat_template = "{{ raise_exception('roles must alternate') if messages[0]['role'] == 'tool' }}" + model.tokenizer.chat_template
     hi = [{"role": "user", "content": "hi"}]
     malformed = {

@@ -219,6 +219,31 @@ def transcript_ids(tokenizer: Tokenizer, text: str | None, limit: int | None = N
     return _encode(tokenizer, shown)[:limit]
 
 
+def check_words(ids: Sequence[int], tokenizer: Any, placeholder_token: str) -> None:
+    """Refuse words that a request brings for a clip and that steer the LLM instead of standing beside the sound. THE rule of every server.
+
+    Training keeps what its corpora hold.
+
+    Args:
+        ids: of the words, as `transcript_ids` gives them.
+        tokenizer: of the LLM.
+        placeholder_token: stands for a query slot.
+
+    Raises:
+        ValueError: the placeholder token, or a token that the tokenizer calls special (ends of turns, roles), is among them.
+    """
+    controls = _controls(tokenizer, placeholder_token)
+    found = [token_id for token_id in ids if token_id in controls]
+    if found:
+        raise ValueError(f"a transcript holds the special token {tokenizer.decode(found[:1])!r}: remove it")
+
+
+@lru_cache(maxsize=16)
+def _controls(tokenizer: Any, placeholder_token: str) -> frozenset[int]:
+    special = (token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return frozenset({_placeholder_id(tokenizer, placeholder_token), *special})
+
+
 @lru_cache(maxsize=16)
 def _placeholder_id(tokenizer: Any, token: str) -> int:
     ids = _encode(tokenizer, token)

@@ -56,7 +56,7 @@ class BundleWriter:
         Returns:
             The part's record.
         """
-        digest = hashlib.sha256(json.dumps(plain(key), sort_keys=True).encode()).hexdigest()
+        digest = _digest(key)
         record = self._taken_over(name, digest)
         if record is None:
             start, before = time.monotonic(), self._files()
@@ -232,6 +232,25 @@ def require_space(output: Path, needed: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise ValueError(f"the bundle needs about {needed / 1e9:.1f} GB at {parent}, {free / 1e9:.1f} GB are free: make room or choose another output")
+
+
+def unchanged_parts(output: Path, keys: Mapping[str, Callable[[], Mapping[str, Any]]]) -> set[str]:
+    """Parts of an older bundle that an export will link instead of making them, so that they need no room; files are looked at for their size alone.
+
+    Args:
+        output: the bundle's place.
+        keys: part -> its key, which may take a while to find and is asked for only where the older bundle has the part.
+    """
+    before = _parts(output) if is_bundle(output) else {}
+
+    def whole(record: Mapping[str, Any]) -> bool:
+        return all((output / f).is_file() and (output / f).stat().st_size == mark["bytes"] for f, mark in record["files"].items())
+
+    return {name for name, key in keys.items() if name in before and whole(before[name]) and before[name]["key"] == _digest(key())}
+
+
+def _digest(key: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(plain(key), sort_keys=True).encode()).hexdigest()
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

@@ -13,18 +13,19 @@ from torch import nn
 from nemo_desta.data.conversation import AUDIO_LOCATOR, END_AUDIO, NO_TRANSCRIPT, START_AUDIO, TEMPLATE_DATE
 from nemo_desta.export import triton_parts, trtllm_parts, vllm_parts
 from nemo_desta.export.audio_tower import TowerContract, tower_of
-from nemo_desta.export.bundle import BundleWriter, claimed, require_space, staged_bundle, write_manifest
+from nemo_desta.export.bundle import BundleWriter, claimed, require_space, staged_bundle, unchanged_parts, write_manifest
 from nemo_desta.export.features import FeatureConfig
 from nemo_desta.export.hf_checkpoint import write_hf
+from nemo_desta.export.keys import PartKeys
 from nemo_desta.export.onnx_decoder import export_decoder
 from nemo_desta.export.onnx_tower import export_tower, require_exporter
 from nemo_desta.export.reference import FILE, make_reference
 from nemo_desta.export.settings import CalibrationConfig, Dtype, ExportConfig, Target
-from nemo_desta.export.source import Source, export_size, load_clips, merge_lora, open_source
+from nemo_desta.export.source import Source, load_clips, merge_lora, open_source, part_sizes
 from nemo_desta.export.tensorrt_build import build_in_process, decoder_profiles, require_backend, tower_profiles, trtexec_script
 from nemo_desta.export.trtllm_checkpoint import LlmShape
 from nemo_desta.export.verify import as_manifest, parity
-from nemo_desta.provenance import fingerprint, library_versions, plain
+from nemo_desta.provenance import library_versions, plain
 from nemo_desta.provenance import manifest as provenance
 
 logger = logging.getLogger(__name__)
@@ -53,12 +54,15 @@ def export(cfg: ExportConfig) -> dict[str, Any]:
 
 def _export(cfg: ExportConfig, output: Path) -> dict[str, Any]:
     source = open_source(cfg)
-    require_space(output, export_size(source, cfg))
+    keys = PartKeys(cfg, source)
+    sizes = part_sizes(source, cfg)
+    kept = unchanged_parts(output, {name: getattr(keys, name) for name in ("audio", "onnx_decoder", "trtllm", "hf")})
+    require_space(output, sum(size for name, size in sizes.items() if name not in kept))
     clips, clips_from = load_clips(cfg.clips, cfg.parity_clips)
     model = source.load()
     llm = merge_lora(model)
     with staged_bundle(output) as writer:
-        exporter = _Exporter(cfg, source, model, llm, writer)
+        exporter = _Exporter(keys, model, llm, writer)
         exporter.add_reference(clips)
         exporter.add_audio()
         for target in Target:
@@ -91,6 +95,8 @@ def check_targets(cfg: ExportConfig) -> None:
         raise ValueError("targets has onnx_decoder, which has no bfloat16: choose dtype=float16 or float32, or leave onnx_decoder out")
     if Target.triton in cfg.targets and (Target.trtllm not in cfg.targets or cfg.dtype is Dtype.bfloat16):
         raise ValueError("targets has triton, which serves the part trtllm in float16 or float32: add trtllm to the targets, and choose one of these types")
+    if (cfg.tp, cfg.pp) != (1, 1) and not {Target.trtllm, Target.trtllm_pytorch} & set(cfg.targets):
+        raise ValueError(f"tp={cfg.tp} pp={cfg.pp} split a TensorRT-LLM checkpoint, and targets has none: add trtllm, or leave tp and pp at 1")
     if Target.vllm in cfg.targets and cfg.quantization is not None:
         raise ValueError(f"targets has vllm, which takes no quantization={cfg.quantization.value}: leave one of them out")
     if cfg.quantization is not None:
@@ -119,11 +125,11 @@ def check_calibration(settings: CalibrationConfig) -> None:
 class _Exporter:
     """The parts of a bundle; each method adds one."""
 
-    def __init__(self, cfg: ExportConfig, source: Source, model: Any, llm: nn.Module, writer: BundleWriter) -> None:
-        self.cfg, self.source, self.model, self.llm, self.writer = cfg, source, model, llm, writer
+    def __init__(self, keys: PartKeys, model: Any, llm: nn.Module, writer: BundleWriter) -> None:
+        self.keys, self.cfg, self.source = keys, keys.cfg, keys.source
+        self.model, self.llm, self.writer = model, llm, writer
         self.root = writer.root
         self.tower, self.contract = tower_of(model.perception)
-        self.hashes = {"checkpoint": _weights_hash(source.checkpoint), "llm": fingerprint(source.llm_folder), "encoder": _encoder_hash(source)}
         self.steps: dict[Target, Callable[[], None]] = {
             Target.onnx_decoder: self.add_decoder,
             Target.tensorrt_rtx: lambda: self.add_engines("tensorrt_rtx", "rtx"),
@@ -135,10 +141,6 @@ class _Exporter:
             Target.vllm: self.add_vllm,
         }
 
-    def key(self, **own: Any) -> dict[str, Any]:
-        """What every part depends on, and what this one does."""
-        return {"source": self.hashes, "versions": library_versions(("nemo_desta", "torch", "transformers")), "dtype": self.cfg.dtype, **own}
-
     def add_reference(self, clips: Any) -> None:
         """What PyTorch says."""
 
@@ -146,7 +148,7 @@ class _Exporter:
             make_reference(self.model, clips).save(self.root / FILE)
             return {}
 
-        key = self.key(clips=[_hash_of(clip) for clip in clips], llm_dtype=str(self.model.backbone.dtype))
+        key = self.keys.of(clips=[_hash_of(clip) for clip in clips], llm_dtype=str(self.model.backbone.dtype))
         key.pop("dtype")  # PyTorch answers in a format of its own
         self.writer.part("reference", key, make)
 
@@ -164,7 +166,7 @@ class _Exporter:
             script.chmod(0o755)
             return {"onnx": asdict(report)}
 
-        self.writer.part("audio", self.key(onnx=library_versions(("onnx", "onnxscript")), limits=self.cfg.limits), make)
+        self.writer.part("audio", self.keys.audio(), make)
 
     def add_decoder(self) -> None:
         """The LLM with its KV cache as ONNX."""
@@ -174,7 +176,7 @@ class _Exporter:
             folder.mkdir(parents=True)
             return {"onnx": asdict(export_decoder(self.llm, folder, self.cfg.dtype))}
 
-        self.writer.part("onnx_decoder", self.key(onnx=library_versions(("onnx", "onnxscript"))), make)
+        self.writer.part("onnx_decoder", self.keys.onnx_decoder(), make)
 
     def add_engines(self, backend: str, folder: str) -> None:
         """TensorRT engines of the ONNX files."""
@@ -195,12 +197,12 @@ class _Exporter:
                 return {"engine": asdict(report)}
 
             versions = library_versions(ENGINE_LIBRARIES)
-            self.writer.part(f"{backend}:{place.relative_to(self.root)}", self.key(versions=versions, profiles=plain(profiles), to=capabilities), make)
+            self.writer.part(f"{backend}:{place.relative_to(self.root)}", self.keys.of(versions=versions, profiles=plain(profiles), to=capabilities), make)
 
     def add_trtllm(self) -> None:
         """The checkpoint for trtllm-build."""
-        key = self.key(tp=self.cfg.tp, pp=self.cfg.pp, quantization=self.cfg.quantization, limits=self.cfg.limits, calibration=self._calibration())
-        self.writer.part("trtllm", key, lambda: trtllm_parts.write_engine_flow(self.root / "llm" / "trtllm_ckpt", self.cfg, self.source, self.model))
+        folder = self.root / "llm" / "trtllm_ckpt"
+        self.writer.part("trtllm", self.keys.trtllm(), lambda: trtllm_parts.write_engine_flow(folder, self.cfg, self.source, self.model))
 
     def add_hf(self) -> None:
         """The LLM for any Hugging Face engine (also the weights of the PyTorch backend's model)."""
@@ -218,25 +220,25 @@ class _Exporter:
             weights = self.source.llm_weights(self.model)
             return {"files_of_weights": write_hf(weights, self.source.llm_raw, self.model.tokenizer, folder, self.cfg.dtype, generation=generation)}
 
-        self.writer.part("hf", self.key(quantization=self.cfg.quantization, calibration=self._calibration()), make)
+        self.writer.part("hf", self.keys.hf(), make)
 
     def add_trtllm_pytorch(self) -> None:
         """The out-of-tree module with its model directory, whose weights are those of ``llm/hf``."""
         self.add_hf()
-        key = self.key(quantization=self.cfg.quantization, hf=self.writer.parts["hf"]["key"], module=trtllm_parts.module_files())
+        key = self.keys.of(quantization=self.cfg.quantization, hf=self.writer.parts["hf"]["key"], module=trtllm_parts.module_files())
         self.writer.part("trtllm_pytorch", key, lambda: trtllm_parts.write_pytorch_flow(self.root, self.audio_card()))
 
     def add_triton(self) -> None:
         """A model repository for Triton; it reads tokenizer and configurations of the other parts."""
         self.add_hf()
         requests = self.cfg.limits.max_batch_size
-        key = self.key(audio=self.writer.parts["audio"]["key"], requests=requests, model=triton_parts.model_files())
+        key = self.keys.of(audio=self.writer.parts["audio"]["key"], requests=requests, model=triton_parts.model_files())
         self.writer.part("triton", key, lambda: triton_parts.write_triton(self.root, self.audio_card(), self.cfg.dtype, requests))
 
     def add_vllm(self) -> None:
         """The whole model for vLLM, whose LLM's weights are those of ``llm/hf``."""
         self.add_hf()
-        key = self.key(hf=self.writer.parts["hf"]["key"], card=self.audio_card(), transcriber=self.cfg.transcriber, system=vllm_parts.SYSTEM_PROMPT)
+        key = self.keys.of(hf=self.writer.parts["hf"]["key"], card=self.audio_card(), transcriber=self.cfg.transcriber, system=vllm_parts.SYSTEM_PROMPT)
         key |= {"template": vllm_parts.template_hash()}
         write = partial(vllm_parts.write_vllm, dtype=self.cfg.dtype, transcriber=self.cfg.transcriber)
         self.writer.part("vllm", key, lambda: write(self.root, self.audio_card(), self.source, self.model))
@@ -264,7 +266,7 @@ class _Exporter:
         prompt_keys = ("placeholder_token", "placeholder_id", "audio_locator", "layout", "template_date")
         settings = plain(self.cfg) | {"output": None}
         return {
-            **provenance(settings, {}, settings=settings, source=self.hashes, reference_clips=clips_from),
+            **provenance(settings, {}, settings=settings, source=self.keys.hashes, reference_clips=clips_from),
             "engine_versions": library_versions(ENGINE_LIBRARIES),
             "names": {"llm": _public(self.source.card.llm_model_id), "encoder": _public(self.source.card.encoder_model_id)},
             "audio": {k: v for k, v in card.items() if k not in prompt_keys},
@@ -276,10 +278,6 @@ class _Exporter:
 
     def _tower_profiles(self) -> Any:
         return tower_profiles(asdict(self.contract), self.cfg.limits.max_batch_size * self.cfg.limits.max_audios)
-
-    def _calibration(self) -> Any:
-        """Of quantised parts alone: what they were calibrated with."""
-        return None if self.cfg.quantization is None else {**plain(self.cfg.calibration), "clips": plain(self.cfg.clips)}
 
     def _generation(self) -> Mapping[str, Any]:
         config: Any = self.llm.generation_config
@@ -324,17 +322,6 @@ def shape_of(source: Source) -> LlmShape:
 def _public(name: str) -> str:
     """A model's name without the directories of this machine."""
     return Path(name).name if Path(name).is_absolute() or Path(name).exists() else name
-
-
-def _weights_hash(folder: Path) -> dict[str, Any]:
-    return {name: fingerprint(folder / name) for name in ("config.json", "model.safetensors")}
-
-
-def _encoder_hash(source: Source) -> dict[str, Any]:
-    from nemo_desta.modules.encoder import resolve_encoder
-
-    location = resolve_encoder(source.model_config.encoder)
-    return fingerprint(Path(location)) if Path(location).exists() else {"name": str(location)}
 
 
 def _hash_of(clip: Any) -> str:

@@ -68,8 +68,8 @@ class ExportConfig:
     output: str = MISSING  # the bundle's directory; an older bundle there is brought up to date
     targets: list[Target] = field(default_factory=lambda: [Target.onnx, Target.trtllm, Target.trtllm_pytorch, Target.hf])  # parts of the bundle
     dtype: Dtype = Dtype.float16  # of the audio tower and the LLM
-    tp: int = 1  # tensor-parallel size of the TensorRT-LLM checkpoint
-    pp: int = 1  # pipeline-parallel size of it
+    tp: int = 1  # tensor-parallel size of the TensorRT-LLM checkpoint; other than 1 only with such a target
+    pp: int = 1  # pipeline-parallel size of it, likewise
     quantization: Quantization | None = None  # of the LLM: fp8 | int4_awq | null
     llm: str | None = None  # another place of the checkpoint's LLM (hf://, asset:// or directory); null = as the checkpoint says
     encoder: str | None = None  # another place of the checkpoint's encoder; null = as the checkpoint says

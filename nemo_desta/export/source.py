@@ -218,15 +218,20 @@ def check_vllm(source: Source) -> None:
         raise ValueError(f"targets has vllm, whose plugin needs at least {LEAST_QUERIES} vectors a clip; the checkpoint has {queries}: leave vllm out")
 
 
-def export_size(source: Source, cfg: ExportConfig) -> int:
-    """Bytes that a bundle will take, roughly: weights of the tower and the LLM in each form asked for."""
+def part_sizes(source: Source, cfg: ExportConfig) -> dict[str, int]:
+    """Bytes that the parts will take, roughly: weights of the tower and the LLM in each form asked for, without those that are links to another part's."""
     each = 4 if cfg.dtype.value == "float32" else 2
     llm = sum(p.stat().st_size for p in source.llm_folder.glob("*.safetensors"))
-    raw = source.llm_raw
-    embedding = raw["vocab_size"] * raw["hidden_size"] * each
-    copies = sum(target in cfg.targets for target in (Target.trtllm, Target.trtllm_pytorch, Target.hf, Target.onnx_decoder, Target.vllm))
-    engines = 2 if Target.tensorrt_rtx in cfg.targets or Target.tensorrt in cfg.targets else 1
-    return copies * (llm + embedding * (cfg.tp + 1)) + engines * 4 * (source.checkpoint / WEIGHTS_FILE).stat().st_size
+    raw, tower = source.llm_raw, 4 * (source.checkpoint / WEIGHTS_FILE).stat().st_size
+    copy = llm + raw["vocab_size"] * raw["hidden_size"] * each * (cfg.tp + 1)
+    writers = {
+        "onnx_decoder": {Target.onnx_decoder},
+        "trtllm": {Target.trtllm},
+        "hf": {Target.hf, Target.trtllm_pytorch, Target.triton, Target.vllm},  # all but the first link to it
+    }
+    sizes = {name: copy for name, targets in writers.items() if targets & set(cfg.targets)}
+    towers = {Target.tensorrt_rtx: "tensorrt_rtx", Target.tensorrt: "tensorrt", Target.vllm: "vllm"}
+    return {"audio": tower, **sizes, **{name: tower for target, name in towers.items() if target in cfg.targets}}
 
 
 def load_clips(paths: Sequence[str], most: int = MAX_CLIPS) -> tuple[list[NDArray[Any]], str]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from nemo_desta.config import PadTo
-from nemo_desta.data.conversation import render
+from nemo_desta.data.conversation import check_words, render, transcript_ids
 from nemo_desta.data.dataset import Clip
 from nemo_desta.models.desta import DestaModel
 from nemo_desta.modules.transcriber import WhisperTranscriber
@@ -67,8 +67,9 @@ class Listener:
         """The prompt of a conversation.
 
         Raises:
-            ApiError: 400, the conversation does not fit the LLM's chat template or holds the placeholder token.
+            ApiError: 400, the conversation does not fit the LLM's chat template or holds the placeholder token, or a transcript a special one.
         """
+        self._check(asked.blocks)
         clips = self._heard(asked.blocks)
         texts = self._words(asked.blocks, clips)
         try:
@@ -81,6 +82,15 @@ class Listener:
             for vectors_QH, (start, length) in zip(vectors_CQH, rendered.audio_spans, strict=True):
                 embeds_1TH[0, start : start + length] = vectors_QH
         return Prompt(embeds_1TH, texts)
+
+    def _check(self, blocks: list[Block]) -> None:
+        """Look at the caller's words before the sound is heard."""
+        tokenizer = self.model.tokenizer
+        try:
+            for block in blocks:
+                check_words(transcript_ids(tokenizer, block.transcript), tokenizer, self.layout.placeholder_token)
+        except ValueError as error:
+            raise bad_request(str(error), param="messages") from error
 
     def _heard(self, blocks: list[Block]) -> list[Clip]:
         """The blocks with the encoder's taps: the one encoder pass of a request."""

@@ -1,11 +1,13 @@
 """The rendering equals a plain restatement of the reference's (behaviour: messages -> placeholders -> retokenise), but for the named differences."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from nemo_desta.data.conversation import IGNORE, AudioLayout, render, render_text
+from nemo_desta.data.conversation import IGNORE, AudioLayout, check_words, render, render_text, transcript_ids
 from tests.tiny import CHATML, LLAMA3, PLACEHOLDER, tiny_tokenizer
 
 QUERIES = 5
@@ -143,3 +145,13 @@ def test_spans_and_labels_are_consistent_for_any_text(transcripts, prompt, respo
     assert {i for i, token in enumerate(rendered.input_ids) if token == placeholder} == slots
     assert len(rendered.labels) == len(rendered.input_ids)
     assert tokenizer.decode([t for t in rendered.labels if t != IGNORE][:-1], skip_special_tokens=False) == response
+
+
+@pytest.mark.parametrize("template", [CHATML, LLAMA3], ids=["chatml", "llama3"])
+def test_words_of_a_request_hold_no_special_tokens(template):
+    tokenizer = tiny_tokenizer(template)
+    for text in (None, "", " ", "the man <|AUDIO|> in <b>town</b> <start_audio>"):
+        check_words(transcript_ids(tokenizer, text), tokenizer, PLACEHOLDER)
+    for token in (PLACEHOLDER, "<|eot_id|>", "<|im_start|>"):
+        with pytest.raises(ValueError, match=f"a transcript holds the special token '{re.escape(token)}': remove it"):
+            check_words(transcript_ids(tokenizer, f"well{token}{PLACEHOLDER} so"), tokenizer, PLACEHOLDER)

@@ -13,7 +13,7 @@ import pytest
 from safetensors import SafetensorError
 
 from nemo_desta.export import bundle as module
-from nemo_desta.export.bundle import changed_files, claimed, read_manifest, require_space, staged_bundle, write_manifest
+from nemo_desta.export.bundle import changed_files, claimed, read_manifest, require_space, staged_bundle, unchanged_parts, write_manifest
 
 
 def make(output, parts, made):
@@ -162,6 +162,18 @@ def test_no_space_is_said_before_any_work(tmp_path, monkeypatch):
     require_space(tmp_path / "new" / "b", 10**9)
     with pytest.raises(ValueError, match=r"needs about 2\.0 GB .* 1\.0 GB are free"):
         require_space(tmp_path / "new" / "b", 2 * 10**9)
+
+
+def test_parts_that_will_be_linked_need_no_room(tmp_path):
+    output, made = tmp_path / "b", []
+    keys = {name: (lambda: {"key": 1}) for name in "abc"} | {"new": lambda: pytest.fail("the key of a part that the older bundle lacks was asked for")}
+    assert unchanged_parts(output, keys) == set()
+    make(output, {"a": (1, "one"), "b": (2, "two"), "c": (1, "three")}, made)
+    assert unchanged_parts(output, keys) == {"a", "c"}
+    (output / "c" / "file").write_text("cut")
+    assert unchanged_parts(output, keys) == {"a"}
+    make(output, {"a": (1, "one"), "b": (1, "two"), "c": (1, "three")}, made)
+    assert made == ["a", "b", "c", "b", "c"]  # the same ones
 
 
 def test_a_foreign_directory_is_not_overwritten(tmp_path):

@@ -155,15 +155,33 @@ def test_conformer_tower_takes_clips_of_any_length(tmp_path):
     np.testing.assert_allclose(got, want, atol=1e-3)
 
 
+def real_clips(folder):
+    """Some recordings of a voice, of different lengths."""
+    from nemo_desta.corpora.audio import decode, to_mono_16k
+
+    return [np.asarray(to_mono_16k(*decode(path)), np.float32) for path in sorted(folder.rglob("*.g722"))[10:60:10]]
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize("pad", list(PadTo))
+def test_fp16_tower_on_real_clips(models, tmp_path, asset, pad):
+    perception, clips = models[pad].perception, real_clips(asset("asterisk-core-sounds-en-g722")["asterisk-core-sounds-en-g722"])
+    assert len({len(clip) for clip in clips}) == len(clips) == max(BATCHES)
+    tower, contract = tower_of(perception)
+    export_tower(tower, contract, tmp_path / "m.onnx", Dtype.float16)
+    for size in BATCHES:  # each batch size by itself: none hides behind another's larger vectors
+        got, want = run(tmp_path / "m.onnx", perception, (size,), clips)
+        parity = compare(got, want, Dtype.float16, (size,))
+        assert got[0].dtype == np.float16 and got[0].shape[0] == size and parity.holds and parity.relative < 2e-3, parity
+
+
 @pytest.mark.assets
 @pytest.mark.slow
 def test_whisper_base_tower_on_real_clips(tmp_path, asset):
-    from nemo_desta.corpora.audio import decode, to_mono_16k
     from nemo_desta.modules import build_encoder
 
     found = asset("asterisk-core-sounds-en-g722", "whisper-base")
-    files = sorted(found["asterisk-core-sounds-en-g722"].rglob("*.g722"))[10:60:10]
-    clips = [np.asarray(to_mono_16k(*decode(path)), np.float32) for path in files]
+    clips = real_clips(found["asterisk-core-sounds-en-g722"])
     torch.manual_seed(0)
     perception = Perception.build(build_encoder(found["whisper-base"]), ConnectorConfig(num_layers=2, num_queries=16, ffn_size=256), llm_dim=64).eval()
     tower, contract = tower_of(perception)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -20,14 +21,14 @@ from safetensors.torch import load_file, save_file
 pytest.importorskip("onnxscript", reason="the export extra is not installed: pip install 'nemo_desta[export]'")
 
 from nemo_desta.data.conversation import render
-from nemo_desta.export import verify_gpu
+from nemo_desta.export import pipeline, verify_gpu
 from nemo_desta.export.bundle import claimed, read_manifest
 from nemo_desta.export.hf_checkpoint import both_versions, tokenizer_for_both
 from nemo_desta.export.pipeline import export
 from nemo_desta.export.reference import FILE, Reference
 from nemo_desta.export.runtime import OnnxModel
 from nemo_desta.export.settings import Dtype, ExportConfig, LimitsConfig, Quantization, Target, typed_export
-from nemo_desta.export.source import load_clips, open_source
+from nemo_desta.export.source import load_clips, open_source, part_sizes
 from nemo_desta.export.splice import splice
 from nemo_desta.export.tiny import make_tiny_checkpoint
 from nemo_desta.export.verify import parity, verify
@@ -95,6 +96,24 @@ def test_an_export_of_the_same_thing_makes_nothing_again(made):
     manifest = export(made[0])
     assert all(part["reused"] for part in manifest["parts"].values())
     assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_an_export_needs_room_for_what_it_makes_anew(made, monkeypatch):
+    asked = []
+
+    def full(output, needed):
+        asked.append(needed)
+        raise ValueError("no room")
+
+    monkeypatch.setattr(pipeline, "require_space", full)
+    sizes = part_sizes(open_source(made[0]), made[0])
+    assert set(sizes) == {"audio", "onnx_decoder", "trtllm", "hf"}
+    for change, new in (({}, []), ({"tp": 1}, ["trtllm"]), ({"targets": [*TARGETS, Target.vllm]}, ["vllm"])):
+        cfg = replace(made[0], **change)
+        with pytest.raises(ValueError, match="no room"):
+            export(cfg)
+        sizes = part_sizes(open_source(cfg), cfg)
+        assert asked.pop() == sum(sizes[name] for name in new)
 
 
 def test_tampering_is_seen(copy):
@@ -264,6 +283,8 @@ def test_the_out_of_tree_module_gives_pytorchs_logits_from_sound(made, monkeypat
     assert again == ids and torch.allclose(ready["multimodal_data"]["audio"]["embeds"], extra["multimodal_data"]["audio"]["embeds"], atol=1e-5)
     with pytest.raises(ValueError, match="takes 4 vectors a clip"):
         processor.attach_multimodal_embeddings(request, {"audio": [torch.zeros(3, 64)]}, None)
+    with pytest.raises(ValueError, match=r"a transcript holds the special token '<\|im_end\|>': remove it"):
+        processor.attach_multimodal_embeddings(request | {"mm_processor_kwargs": {"transcripts": ["a", "b <|im_end|>"]}}, {"audio": vectors}, None)
     plain, nothing = processor({"prompt": "no sound"}, None)
     assert nothing is None and max(plain) < vocab
     for version, fits in {"1.1.0": False, "1.2.1": True, "1.3.0rc3": True, "1.4.0": False}.items():
@@ -366,6 +387,38 @@ def test_the_triton_model_hands_prompt_and_table_to_tensorrt_llm(made, monkeypat
     ask({"messages": [{"role": "user", "content": "no sound"}]})
     assert [name for name, _ in server.asked] == ["tensorrt_llm"] and "prompt_embedding_table" not in server.asked[0][1]
     assert "locators" in str(ask({"messages": messages}).failure)  # clips are missing: this request's error, and no crash
+
+    model.tokenizer.chat_template = "{{ raise_exception('roles must alternate') if messages[0]['role'] == 'tool' }}" + model.tokenizer.chat_template
+    hi = [{"role": "user", "content": "hi"}]
+    malformed = {
+        b"": "REQUEST must be one text of JSON",
+        b"\xff{": "REQUEST must be one text of JSON",
+        b"[" * 100_000: "REQUEST must be one text of JSON",
+        b'{"messages": [{"role": "user", "content": "\\ud800"}]}': "REQUEST must be one text of JSON",
+        b"[1]": r"must be a JSON object, it is \[1\]",
+        b"null": "must be a JSON object, it is None",
+        b"{}": "messages must be a list",
+        b'{"messages": "hi"}': "messages must be a list",
+        b'{"messages": [{"role": "user"}]}': "messages must be a list",
+        b'{"messages": [{"role": "user", "content": [{"type": "text"}]}]}': "messages must be a list",
+        b'{"messages": [{"role": "tool", "content": "x"}]}': "roles must alternate",
+        json.dumps({"messages": hi, "transcripts": "x"}).encode(): "transcripts must be a list",
+        json.dumps({"messages": hi, "transcripts": [3]}).encode(): "transcripts must be a list",
+        json.dumps({"messages": hi, "transcripts": ["b <|im_end|>"]}).encode(): r"a transcript holds the special token '<\|im_end\|>'",
+        json.dumps({"messages": hi, "max_tokens": None}).encode(): "max_tokens must be a whole number of at least 1, it is None",
+        json.dumps({"messages": hi, "max_tokens": 0}).encode(): "it is 0",
+    }
+    good = backend.Tensor("REQUEST", np.array([json.dumps({"messages": hi}).encode()], object))
+    inputs = [[backend.Tensor("REQUEST", np.array([raw], object))] for raw in malformed] + [[]]
+    for samples, lengths in ((None, [9]), (np.zeros(9, np.float32), None), (np.zeros(9, np.float32), [8]), (np.zeros(9, np.float32), [-1, 10])):
+        wrong = {"AUDIO": samples, "AUDIO_LENGTHS": lengths}
+        inputs.append([good, *(backend.Tensor(name, np.array(values)) for name, values in wrong.items() if values is not None)])
+    *failed, last = model.execute([backend.InferenceRequest(inputs=given) for given in [*inputs, [good]]])
+    said = [*malformed.values(), "REQUEST must be one text of JSON", *["AUDIO_LENGTHS says"] * 4]
+    for answer, message in zip(failed, said, strict=True):
+        assert re.search(message, str(answer.failure)), (answer.failure, message)
+    assert last.failure is None and last.tensors["TEXT"].values[0].decode() == model.tokenizer.decode([72, 73])  # the others' mistakes are not its own
+
     config = (made[1] / "triton" / "audio_tower" / "config.pbtxt").read_text()
     assert "dims: [ 80, -1 ]" in config and "TYPE_FP32 dims: [ 4, 64 ]" in config and "max_batch_size: 8" in config
 
@@ -398,6 +451,9 @@ def refused(cfg, message, monkeypatch):
     [
         ({"tp": 3}, "tp=3 does not divide the LLM's 4 attention heads"),
         ({"pp": 4}, "pp=4 is more than the LLM's 3 layers"),
+        ({"tp": 2, "targets": [Target.onnx, Target.hf]}, "tp=2 pp=1 split a TensorRT-LLM checkpoint, and targets has none: add trtllm"),
+        ({"pp": 2, "targets": [Target.onnx_decoder]}, "leave tp and pp at 1"),
+        ({"tp": 0, "targets": [Target.vllm]}, "tp=0 pp=1 split"),
         ({"checkpoint": "/no/such/checkpoint"}, "no checkpoint at"),
         ({"targets": []}, "targets is empty"),
         ({"targets": [Target.onnx_decoder], "dtype": Dtype.bfloat16}, "no bfloat16"),

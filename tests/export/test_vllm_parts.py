@@ -14,6 +14,7 @@ pytest.importorskip("onnxscript", reason="the export extra is not installed: pip
 from nemo_desta.config import PadTo
 from nemo_desta.export import verify_vllm
 from nemo_desta.export.bundle import BundleWriter
+from nemo_desta.export.keys import PartKeys
 from nemo_desta.export.pipeline import _Exporter, check_targets
 from nemo_desta.export.settings import Dtype, ExportConfig, Quantization, Target
 from nemo_desta.export.source import check_vllm, made_clips, open_source
@@ -31,7 +32,7 @@ def vllm_part(folder: Path, checkpoint: Path | None = None, **tiny):
     source = open_source(cfg)
     model = source.load().eval()
     (folder / "bundle").mkdir()
-    _Exporter(cfg, source, model, model.backbone.base, BundleWriter(folder / "bundle", None)).add_vllm()
+    _Exporter(PartKeys(cfg, source), model, model.backbone.base, BundleWriter(folder / "bundle", None)).add_vllm()
     return model, folder / "bundle"
 
 

@@ -91,6 +91,14 @@ def test_a_transcript_may_stand_beside_or_inside_the_clip(base, kind):
     assert answer(None, {"transcript": 3}).status_code == 400
 
 
+@pytest.mark.parametrize("token", ["<|placeholder|>", "<|im_end|>"])
+def test_a_transcript_with_a_special_token_is_refused_before_its_clip_is_heard(base, model, monkeypatch, token):
+    """As the vLLM plugin refuses it."""
+    monkeypatch.setattr(model, "taps", lambda clips: pytest.fail("the clip was heard"))
+    answer = post(base, ask(audio_part(encoded(tone()), transcript=f"well{token} so")))
+    assert answer.status_code == 400 and answer.json()["error"]["message"] == f"a transcript holds the special token '{token}': remove it"
+
+
 def test_parallel_requests_get_the_answers_they_get_alone(base, model):
     clips = [encoded(tone(0.3 + 0.17 * i, hz=150 + 60 * i)) for i in range(7)]
     wanted = [expected(model, clip, question=f"Take {i}?", max_new_tokens=6 + i) for i, clip in enumerate(clips)]
@@ -152,7 +160,10 @@ def test_malformed_bodies(base):
     def sent(content, kind="application/json", **more):
         return httpx.post(f"{base}/v1/chat/completions", content=content, headers={"Content-Type": kind, **more}, timeout=60)
 
-    assert sent(b'{"messages": [').json()["error"]["code"] == "invalid_json"
+    for content in (b'{"messages": [', b"", b"\xff", b"[" * 100_000, b'{"messages": [{"role": "user", "content": "\\ud800"}]}'):
+        answer = sent(content)
+        assert answer.status_code == 400 and answer.json()["error"]["code"] == "invalid_json"
+    assert sent(b"[]").status_code == 400
     assert sent(b"a=b", "application/x-www-form-urlencoded").status_code == 415
     assert sent(b"{}", **{"Content-Encoding": "gzip"}).status_code == 415
     assert httpx.get(f"{base}/v1/chat/completions").status_code == 405
@@ -188,7 +199,7 @@ def test_ten_uploads_over_the_limits_get_413_and_429(serve):
 
 
 def test_uploads_at_the_same_time_beyond_the_limit_get_429(serve):
-    base = serve(limits={"max_uploads": 2, "upload_seconds": 3})
+    base = serve(limits={"max_uploads": 2, "upload_seconds": 5})
     host, port = base.removeprefix("http://").split(":")
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n".encode()
     with contextlib.ExitStack() as stack:
@@ -196,6 +207,11 @@ def test_uploads_at_the_same_time_beyond_the_limit_get_429(serve):
         for connection in slow:
             connection.sendall(head)
         until(lambda: metric(base, "nemo_desta_uploads_running") == 2)
+        ten = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(10)]
+        for connection in ten:
+            connection.settimeout(60)
+            connection.sendall(head + b"x" * 100)
+        assert all(b" 429 " in connection.recv(1_000) for connection in ten)
         answer = post(base, [{"role": "user", "content": "Hi"}])
         assert answer.status_code == 429 and answer.headers["retry-after"] == "1" and answer.json()["error"]["type"] == "rate_limit_error"
         slow[0].settimeout(60)
@@ -222,6 +238,22 @@ def test_a_full_queue_is_503_and_clients_that_leave_free_their_places(serve, mod
     until(lambda: metric(base, "nemo_desta_requests_running") == 0 and metric(base, "nemo_desta_requests_waiting") == 0)
     assert metric(base, "nemo_desta_disconnects_total") == 3
     assert post(base, body["messages"], max_tokens=2).status_code == 200
+
+
+def test_clients_that_leave_before_the_whole_answer_free_their_places(serve, model, monkeypatch):
+    monkeypatch.setattr(model.backbone.base.generation_config, "eos_token_id", None)
+    base = serve(max_batch_size=1, limits={"max_uploads": 1, "max_new_tokens": 1_500})
+    host, port = base.removeprefix("http://").split(":")
+    raw = json.dumps({"messages": [{"role": "user", "content": "Tell me all"}], "max_tokens": 1_500}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}\r\n\r\n".encode()
+    for sent, waits_in in ((raw[:20], "uploads_running"), (raw, "requests_running")):  # half of a request; the whole one, and no part of its answer yet
+        gone = metric(base, "nemo_desta_disconnects_total")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head + sent)
+            until(lambda name=waits_in: metric(base, f"nemo_desta_{name}") == 1)
+        until(lambda before=gone: metric(base, "nemo_desta_disconnects_total") == before + 1)
+        until(lambda: not any(metric(base, f"nemo_desta_{name}") for name in ("uploads_running", "requests_running", "requests_waiting")))
+    assert post(base, [{"role": "user", "content": "Hi"}], max_tokens=2).status_code == 200
 
 
 def test_memory_stays_flat(base):

@@ -88,7 +88,10 @@ def test_a_clip_is_shown_and_answered(page, tmp_path):
     page.click("summary")  # the settings are folded
     page.fill("#transcript", "a low hum")
     page.evaluate(WATCH)
-    page.click("#ask")
+    with page.expect_request("**/v1/chat/completions") as sent:
+        page.click("#ask")
+    part = sent.value.post_data_json["messages"][0]["content"][0]
+    assert part["transcript"] == "a low hum" and set(part["input_audio"]) == {"data", "format"}, "vLLM reads the words beside the clip alone"
     has_text(page, "#figures", "prompt tokens")
     assert page.inner_text("#blocks li") == "0.0 – 1.5 s: a low hum"
     assert page.inner_text("#answer").strip() and page.evaluate("() => window.seen.size") > 2, "the answer was not streamed"

@@ -96,6 +96,7 @@ WRONG = [
     (b"", "invalid_json"),
     (b"[" * 5000, "invalid_json"),
     (b"\xff\xfe", "invalid_json"),
+    (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "invalid_json"),
     (b"[]", "invalid_request"),
     (b"{}", "invalid_request"),
     (b'{"messages": []}', "invalid_request"),

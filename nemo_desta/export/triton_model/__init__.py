@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from jinja2.exceptions import TemplateError
 
-from nemo_desta.data.conversation import AudioLayout, render
+from nemo_desta.data.conversation import AudioLayout, check_words, render, transcript_ids
 from nemo_desta.export.features import FeatureConfig, Features, graph_input
 from nemo_desta.export.splice import SplicedPrompt, splice
 
@@ -46,19 +47,19 @@ class TritonPythonModel:
     def _respond(self, request: Any) -> Any:
         try:
             text = self._answer(request)
-        except (KeyError, ValueError) as error:
+        except (ValueError, TemplateError) as error:
             return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(str(error)))
         return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("TEXT", np.array([text.encode()], dtype=object))])
 
     def _answer(self, request: Any) -> str:
-        asked = json.loads(_input(request, "REQUEST")[0])
-        samples, lengths = _input(request, "AUDIO"), _input(request, "AUDIO_LENGTHS")
-        clips = [] if lengths is None else np.split(samples, np.cumsum(lengths)[:-1])
-        transcripts = asked.get("transcripts") or [None] * len(clips)
-        rendered = render(asked["messages"], self.tokenizer, self.layout, transcripts=transcripts)
+        messages, transcripts, max_tokens = _asked(_input(request, "REQUEST"))
+        clips = _clips(_input(request, "AUDIO"), _input(request, "AUDIO_LENGTHS"))
+        for text in transcripts:
+            check_words(transcript_ids(self.tokenizer, text), self.tokenizer, self.layout.placeholder_token)
+        rendered = render(messages, self.tokenizer, self.layout, transcripts=transcripts or [None] * len(clips))
         vectors = self._hear(clips) if len(clips) else np.zeros((0, 0, self.width), np.float32)
         spliced = splice(rendered.input_ids, rendered.audio_spans, vectors, self.vocab_size)
-        ids = self._generate(spliced, int(asked.get("max_tokens", MAX_TOKENS)))
+        ids = self._generate(spliced, max_tokens)
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def _hear(self, clips: Sequence[np.ndarray]) -> np.ndarray:
@@ -84,6 +85,45 @@ class TritonPythonModel:
         ids = [int(token) for token in _call(LLM_MODEL, inputs, "output_ids").reshape(-1)]
         end = next((i for i, token in enumerate(ids) if token in self.stop_ids), len(ids))
         return ids[:end][:max_tokens]
+
+
+def _asked(values: Any) -> tuple[list[Any], list[str | None], int]:
+    """Messages, transcripts and the answer's most tokens of a request's ``REQUEST``.
+
+    Raises:
+        ValueError: what it must be.
+    """
+    try:
+        asked = json.loads(b"" if values is None or len(values) != 1 else values[0])
+        json.dumps(asked, ensure_ascii=False).encode()  # halves of characters ("\ud800"), which no tokenizer takes, end here
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"REQUEST must be one text of JSON: {error}") from error
+    if not isinstance(asked, dict):
+        raise ValueError(f"REQUEST must be a JSON object, it is {asked!r:.80}")
+    messages, transcripts, most = asked.get("messages"), asked.get("transcripts") or [], asked.get("max_tokens", MAX_TOKENS)
+    if not isinstance(messages, list) or not messages or not all(_is_turn(m) for m in messages):
+        raise ValueError('messages must be a list of {"role": text, "content": text}')
+    if not isinstance(transcripts, list) or not all(t is None or isinstance(t, str) for t in transcripts):
+        raise ValueError("transcripts must be a list with a text or null for each clip")
+    if type(most) is not int or not 1 <= most < 2**31:
+        raise ValueError(f"max_tokens must be a whole number of at least 1, it is {most!r:.80}")
+    return messages, transcripts, most
+
+
+def _is_turn(message: Any) -> bool:
+    return isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
+
+
+def _clips(samples: Any, lengths: Any) -> list[np.ndarray]:
+    """The clips that stand one after another in ``AUDIO``.
+
+    Raises:
+        ValueError: ``AUDIO_LENGTHS`` are not theirs.
+    """
+    count, each = (0 if samples is None else len(samples)), ([] if lengths is None else [int(n) for n in lengths])
+    if sum(each) != count or min(each, default=1) < 1:
+        raise ValueError(f"AUDIO has {count} samples, AUDIO_LENGTHS says {each!r:.80}: give the number of samples of each clip, at least 1")
+    return np.split(samples, np.cumsum(each)[:-1]) if each else []
 
 
 def _call(model: str, inputs: Sequence[Any], output: str) -> np.ndarray:

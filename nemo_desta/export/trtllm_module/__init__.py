@@ -26,7 +26,7 @@ from tensorrt_llm._torch.models.modeling_utils import register_auto_model
 from tensorrt_llm.inputs import BaseMultimodalInputProcessor, MultimodalPlaceholderMetadata, MultimodalPlaceholderPlacement, register_input_processor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from nemo_desta.data.conversation import AUDIO_LOCATOR, AudioLayout, render_chat_text
+from nemo_desta.data.conversation import AUDIO_LOCATOR, AudioLayout, check_words, render_chat_text, transcript_ids
 from nemo_desta.export.features import SAMPLE_RATE, FeatureConfig, Features, graph_input
 
 MODEL_TYPE = "nemo_desta"
@@ -146,6 +146,8 @@ class NemoDestaInputProcessor(BaseMultimodalInputProcessor):  # type: ignore[mis
 
     def _ids(self, inputs: Mapping[str, Any], clips: int) -> list[int]:
         transcripts = (inputs.get("mm_processor_kwargs") or {}).get("transcripts") or [None] * clips
+        for text in transcripts:
+            check_words(transcript_ids(self._own_tokenizer, text), self._own_tokenizer, self.layout.placeholder_token)
         rendered = render_chat_text(inputs["prompt"], self._own_tokenizer, self.layout, transcripts=transcripts)
         ids = list(rendered.input_ids)
         for start, length in rendered.audio_spans:

@@ -20,7 +20,7 @@ from vllm.multimodal.processing.context import TimingContext
 from vllm.multimodal.processing.inputs import ProcessorInputs
 
 from nemo_desta.config import PadTo
-from nemo_desta.data.conversation import END_AUDIO, START_AUDIO, transcript_ids
+from nemo_desta.data.conversation import END_AUDIO, START_AUDIO, check_words, transcript_ids
 from nemo_desta.modules.encoder import SAMPLE_RATE
 from nemo_desta.modules.log_mel import LogMel
 from nemo_desta.modules.transcriber import WhisperTranscriber
@@ -85,7 +85,7 @@ class NemoDestaProcessor(BaseMultiModalProcessor[NemoDestaInfo]):
         """vLLM's steps behind our own one: words in the place of the marks.
 
         Raises:
-            ValueError: the prompt's marks are not those of the clips, or a clip is none that the encoder takes.
+            ValueError: the prompt's marks are not those of the clips, a clip's words hold a special token, or a clip is none that the encoder takes.
         """
         with timing_ctx.record("transcribe"):
             prompt = self._prompt(inputs)
@@ -97,6 +97,8 @@ class NemoDestaProcessor(BaseMultiModalProcessor[NemoDestaInfo]):
         clips = find_clips(inputs.prompt, card["placeholder_id"], card["num_queries"], self.info.no_words)
         if len(clips) != len(samples):
             raise ValueError(f"the prompt marks {len(clips)} clips, the request has {len(samples)}")
+        for clip in clips:
+            check_words(clip.words or [], self.info.get_tokenizer(), card["placeholder_token"])
         waiting = [i for i, clip in enumerate(clips) if clip.words is None]
         options = OPTIONS | self.info.ctx.get_merged_mm_kwargs(inputs.hf_processor_mm_kwargs)
         found = dict(zip(waiting, self._listen([samples[i] for i in waiting], options), strict=True))

@@ -78,7 +78,7 @@ async function toggleRecording() {
 function requestBody() {
   const messages = [], content = [], system = $("system").value.trim(), transcript = $("transcript").value.trim();
   if (system) messages.push({ role: "system", content: system });
-  if (clip) content.push({ type: "input_audio", input_audio: { data: clip.data, format: clip.format, transcript: transcript || null } });
+  if (clip) content.push({ type: "input_audio", input_audio: { data: clip.data, format: clip.format }, ...(transcript && { transcript }) });
   content.push({ type: "text", text: $("question").value });
   messages.push({ role: "user", content });
   return {

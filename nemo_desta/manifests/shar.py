@@ -10,7 +10,7 @@
     shards/further_audio.000000.tar    further clips of its rows, where any row of the manifest is about several clips (see `shar_further`)
 
 `CutSet.from_shar(in_dir="shards")` reads it (that takes every file of its folder for a shard, so that nothing else may lie there). A clip whose audio cannot
-be read is left out, counted and listed; the shard goes on.
+be read is left out, counted and listed; the shard goes on. The manifest may itself be Shar: its cuts are written anew in other sizes or another format.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from nemo_desta.manifests.locking import FULL, exclusive, fsync_folder
 from nemo_desta.manifests.parallel import parallel_map
 from nemo_desta.manifests.records import FURTHER_AUDIO, Record, encode, rows_of, to_cut
 from nemo_desta.manifests.shar_further import has_further, write_further
-from nemo_desta.manifests.sources import SHARDS, Problems, manifest_files, records
+from nemo_desta.manifests.sources import SHARD_DAMAGE, SHARDS, Problems, file_records, manifest_files, shar_folder, shard_fields
 from nemo_desta.manifests.store_writer import PLAN
 from nemo_desta.provenance import sha256_file, write_json_atomic
 
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 FORMATS = ("flac", "opus", "wav", "mp3")
 OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
 INDEX = "index.json"
+Source = tuple[Record, Path | None]  # a cut, and the text of the Shar shard that holds its audio; None where its recording says where the audio lies
 MARKERS = "markers"
 
 
@@ -80,7 +81,7 @@ def write_shar(
         The index.
 
     Raises:
-        ValueError: an option, or the output holds something else or is being written.
+        ValueError: an option, the output holds something else or is being written, or the manifest is Shar with rows about several clips.
         OSError: the disk is full; finished shards are safe.
     """
     if options.audio_format not in FORMATS or options.shard_size < 1:
@@ -90,8 +91,13 @@ def write_shar(
     rate = options.sampling_rate
     if rate is not None and (rate < 1 or (options.audio_format == "opus" and rate not in OPUS_RATES)):
         raise ValueError(f"sampling rate {rate}: it is above 0 Hz, and for Opus one of {', '.join(map(str, OPUS_RATES))}")
-    sources = [{"name": f.name, "bytes": f.stat().st_size} for f in manifest_files(path)]
+    files = manifest_files(path)
+    if shar_folder(path) is not None:
+        files = [Path(name) for text in files for names in shard_fields(text).values() for name in names]
+    sources = [{"name": f.name, "bytes": f.stat().st_size} for f in files]
     further = has_further(path)
+    if further and shar_folder(path) is not None:
+        raise ValueError(f"{path} is Shar with rows about several clips, whose sound cannot be moved to other shards: shard the manifest that it was made of")
     plan = {"command": "shard", "inputs": sources, **asdict(options), **({"further": True} if further else {})}
     with exclusive(output):
         _check_plan(output, plan)
@@ -123,8 +129,9 @@ def _check_plan(output: Path, plan: dict[str, Any]) -> None:
     write_json_atomic(file, plan)
 
 
-def _parts(path: Path, size: int, problems: Problems) -> Iterator[tuple[int, list[Record]]]:
-    stream = records(path, problems)
+def _parts(path: Path, size: int, problems: Problems) -> Iterator[tuple[int, list[Source]]]:
+    shar = shar_folder(path) is not None
+    stream = ((record, file if shar else None) for file in manifest_files(path) for record in file_records(file, problems))
     number = 0
     while part := list(islice(stream, size)):
         yield number, part
@@ -156,7 +163,7 @@ def _done(output: Path, number: int, verify: bool) -> bool:
     return whole
 
 
-def _write_shard(task: tuple[int, list[Record], str, SharOptions, bool]) -> int | OSError:
+def _write_shard(task: tuple[int, list[Source], str, SharOptions, bool]) -> int | OSError:
     """Write one shard; its number of cuts, or why the disk took no more."""
     number, part, folder, options, further = task
     output = Path(folder)
@@ -182,7 +189,7 @@ def _write_shard(task: tuple[int, list[Record], str, SharOptions, bool]) -> int 
     return int(marker["cuts"])
 
 
-def _fill(work: Path, number: int, part: list[Record], options: SharOptions, further: bool) -> dict[str, Any]:
+def _fill(work: Path, number: int, part: list[Source], options: SharOptions, further: bool) -> dict[str, Any]:
     """Write the files of one shard; its marker."""
     from lhotse.shar.writers import AudioTarWriter
 
@@ -193,12 +200,12 @@ def _fill(work: Path, number: int, part: list[Record], options: SharOptions, fur
     cuts: list[bytes] = []
     with contextlib.ExitStack() as stack:
         tars = {name: stack.enter_context(_closing(AudioTarWriter(str(work / files[name]), None, options.audio_format))) for name in list(files)[1:]}
-        for record in part:
+        for record, recording in _with_recordings(part):
             if record["id"] in seen:
                 skipped.append({"id": record["id"], "reason": "duplicate id"})
                 continue
             try:
-                cut, samples = _load(record, options)
+                cut, samples = _load(record, recording, options)
             except ValueError as error:
                 skipped.append({"id": record["id"], "reason": str(error)})
                 continue
@@ -213,6 +220,26 @@ def _fill(work: Path, number: int, part: list[Record], options: SharOptions, fur
     sums = {name: {"bytes": (work / name).stat().st_size, "sha256": sha256_file(work / name)} for name in files.values()}
     said = {"skipped": skipped, **({"skipped_rows": lost} if lost else {}), "files": sums}
     return {"shard": number, "cuts": len(seen), "rows": rows, "seconds": round(seconds, 3), **said}
+
+
+def _with_recordings(part: list[Source]) -> Iterator[tuple[Record, Any]]:
+    """The cuts, with their recordings where these lie in the tar files of other shards (None where such a file is damaged)."""
+    from lhotse import CutSet
+
+    for file, sources in groupby(part, key=lambda source: source[1]):
+        some = [record for record, _ in sources]
+        if file is None:
+            yield from ((record, record.get("recording")) for record in some)
+            continue
+        wanted = {record["id"] for record in some}
+        found: dict[str, Any] = {}
+        with contextlib.suppress(*SHARD_DAMAGE):  # cuts behind the damage are left out and listed
+            for cut in CutSet.from_shar(fields=shard_fields(file)):
+                if cut.id in wanted:
+                    found.setdefault(cut.id, cut.recording)
+                    if len(found) == len(wanted):
+                        break
+        yield from ((record, found.get(record["id"])) for record in some)
 
 
 def _append(cut: Any, samples: Any, tar: Any) -> Record:
@@ -243,8 +270,11 @@ def _closing(writer: Any) -> Iterator[Any]:
     writer.close()
 
 
-def _load(record: Record, options: SharOptions) -> tuple[Any, Any]:
+def _load(record: Record, recording: Any, options: SharOptions) -> tuple[Any, Any]:
     """The cut at the rate of the shards, and its samples.
+
+    Args:
+        recording: as a shard gave it, or the record's own; None = the cut's audio is in no file.
 
     Raises:
         ValueError: the cut has no audio, or it cannot be read.
@@ -252,6 +282,10 @@ def _load(record: Record, options: SharOptions) -> tuple[Any, Any]:
     cut = to_cut(record)
     if not cut.has_recording:
         raise ValueError("no recording")
+    if recording is None:
+        raise ValueError("unreadable audio (not in the tar file of its shard, which is damaged)")
+    if not isinstance(recording, dict):
+        cut.recording = recording
     rate = options.sampling_rate or (16_000 if options.audio_format == "opus" and cut.sampling_rate not in OPUS_RATES else None)
     try:
         cut = cut.resample(rate) if rate is not None and rate != cut.sampling_rate else cut

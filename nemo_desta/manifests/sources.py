@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -175,21 +176,27 @@ def cuts(path: str | Path, problems: Problems | None = None) -> "Iterator[DataCu
             problems.add("damaged line", f"{path}, cut {record['id']}: skipped, {error}")
 
 
-def _shar_cuts(folder: Path, problems: Problems) -> "Iterator[DataCut]":
-    import tarfile
+SHARD_DAMAGE = (tarfile.TarError, EOFError, zlib.error, OSError, RuntimeError, AssertionError, ValueError, KeyError)
+"""What Lhotse raises where a shard is damaged."""
 
+
+def shard_fields(file: Path) -> dict[str, list[str]]:
+    """The files of a Shar shard by field, of which ``file`` is its text."""
+    stem = file.name.removeprefix("cuts.").partition(".jsonl")[0]
+    return {"cuts": [str(file)], **{tar.name.partition(".")[0]: [str(tar)] for tar in sorted(file.parent.glob(f"*.{stem}.tar"))}}
+
+
+def _shar_cuts(folder: Path, problems: Problems) -> "Iterator[DataCut]":
     from lhotse import CutSet
 
     for file in manifest_files(folder):
         stem = file.name.removeprefix("cuts.").partition(".jsonl")[0]
-        tars = sorted(folder.glob(f"*.{stem}.tar"))
-        fields = {"cuts": [str(file)], **{tar.name.partition(".")[0]: [str(tar)] for tar in tars}}
         seen = 0
         try:
-            for cut in CutSet.from_shar(fields=fields):
+            for cut in CutSet.from_shar(fields=shard_fields(file)):
                 seen += 1
                 yield cut
-        except (tarfile.TarError, EOFError, zlib.error, OSError, RuntimeError, AssertionError, ValueError, KeyError) as error:
+        except SHARD_DAMAGE as error:
             problems.add("damaged shard", f"{folder}, shard {stem}: damaged after {seen} cuts ({type(error).__name__}: {error}): write it anew")
             continue
         text = Problems()

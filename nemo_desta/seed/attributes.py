@@ -113,6 +113,7 @@ SELF_GENERATED = "self_generated"
 
 _BREAKING = re.compile(r"<\|[^|>]*\|>|</?(?:start|end)_audio>|[\x00-\x1f\x7f-\x9f\[\](){}<>|\u2028\u2029]")
 _UNITS = {"snr_db": "dB", "c50_ms": "ms"}
+_RATED = frozenset({"arousal", "valence", "dominance", "naturalness"})  # means of ratings: always with one decimal
 _UNKNOWN = frozenset({"", "unknown", "none", "null", "n/a", "nan", "other", "unk"})
 
 
@@ -142,6 +143,8 @@ def as_text(key: str, value: Any) -> str | None:
             return f"{seconds} second{'s' if seconds > 1 else ''}"
         if key in _UNITS:
             return f"{_number(value)} {_UNITS[key]}"
+        if key in _RATED:
+            return f"{value:.1f}"
         return str(round(value)) if key == "tempo_bpm" else _number(value)
     if isinstance(value, list | tuple):
         parts = [part for item in value if (part := as_text(key, item))]

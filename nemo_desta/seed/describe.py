@@ -27,6 +27,9 @@ from nemo_desta.seed.attributes import (
 HIDDEN: frozenset[str] = frozenset({"duration_seconds", "speaker_id"})
 """Attributes a description does not list by default: the timestamp already says how long the clip is, and nobody hears a speaker's number."""
 
+QUOTED = '{}: "words"'
+"""Name of an attribute that a description writes before the spoken words, which then stand in quotation marks: ``Alan Alda: "I pull the covers up"``."""
+
 
 def clock(seconds: float) -> str:
     """Return a time as ``MM:SS`` (minutes may exceed 59)."""
@@ -41,8 +44,22 @@ def timestamp(start: float, end: float) -> str:
 
 
 def _part(start: float, end: float, text: str | None, attributes: dict[str, str], names: Mapping[str, str]) -> str:
-    listed = ", ".join(f"{name}: {attributes[key]}" if name else attributes[key] for key, name in names.items() if key in attributes)
-    return " ".join(piece for piece in (timestamp(start, end), text, f"({listed})" if listed else "") if piece)
+    phrases: list[str] = []
+    items: list[str] = []
+    for key, name in names.items():
+        if key not in attributes:
+            continue
+        value = attributes[key]
+        if name == QUOTED:
+            text = f'{value}: "{text}"' if text else value
+        elif "{}" in name:
+            phrases.append(f"({name.format(value).replace('(s)', '' if value == '1' else 's')})")
+        elif name.startswith("("):
+            inner = f"{name[1:-1]}: {value}"
+            items[-1:] = [f"{items[-1]} ({inner})" if items else inner]
+        else:
+            items.append(f"{name}: {value}" if name else value.replace(";", ","))
+    return " ".join(piece for piece in (timestamp(start, end), text, *phrases, f"({', '.join(items)})" if items else "") if piece)
 
 
 def describe(cut: Cut, *, transcript: bool = True, attributes: Collection[str] | Mapping[str, str] | None = None) -> str:
@@ -52,8 +69,10 @@ def describe(cut: Cut, *, transcript: bool = True, attributes: Collection[str] |
         cut: a cut of contract C1. Measured and stated attributes stand in its source supervisions' fields and ``custom``.
         transcript: write the spoken words (where the text is known).
         attributes: attribute keys to list, null = all known but :data:`HIDDEN`. A subset makes shorter descriptions for small backbones.
-            A mapping also says under which name each is listed and in which order; an empty name lists the bare value: the seed forms of the
-            published corpora, ``{"gender": "Gender", "sound": ""}`` gives ``(Gender: female, dog barking)``.
+            A mapping also says under which name each is listed and in which order: the seed forms of the published corpora. An empty name lists
+            the bare value, ``{"gender": "Gender", "sound": ""}`` gives ``(Gender: female, dog barking)``; a name in brackets belongs to what
+            stands before it, ``{"noise": "Noise", "snr_db": "(SNR)"}`` gives ``(Noise: moderate (SNR: 15 dB))``; a phrase has brackets of its
+            own, ``"{} speaker(s) talking"`` gives ``(4 speakers talking)``; and :data:`QUOTED` writes the value before the words.
 
     Returns:
         One line a source supervision, ``[MM:SS-MM:SS] words (Name: value, ...)``, times relative to the clip.

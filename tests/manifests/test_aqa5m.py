@@ -23,6 +23,7 @@ from nemo_desta.manifests.store import IndexedStore
 from tests.manifests.cuts import cut as made_cut
 from tests.manifests.rows import TAGGED, clip, read_rows, row, write_rows
 from tests.tiny import PLACEHOLDER, tiny_tokenizer
+from tools.manifests import main
 
 
 @pytest.fixture
@@ -100,6 +101,14 @@ def test_a_defective_row_is_counted_listed_and_written_back(tmp_path, audio, bad
     for cut in IndexedStore(tmp_path / "store"):  # whatever was null, training gets messages with one locator
         for s in cut["supervisions"][1:]:
             assert sum(m["content"].count("<|AUDIO|>") for m in s["custom"]["messages"]) == 1
+
+
+@pytest.mark.parametrize(("bad", "code"), [({"seed_description": None}, 0), ({"response": None}, 1)])
+def test_the_exit_code_says_whether_rows_were_left_out(tmp_path, audio, bad, code):
+    source = write_rows(tmp_path / "speech.3.jsonl", [row(1), row(0, **bad)])
+    options = ["--audio-root", str(audio), "--output-dir", str(tmp_path / "store")]
+    assert main(["import-aqa5m", "--jsonl", str(source), *options]) == code
+    assert main(["import-aqa5m", "--jsonl", str(source), *options]) == code, "the same of what is finished"
 
 
 def test_extra_fields_and_another_order_survive(tmp_path, audio):

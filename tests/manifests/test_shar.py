@@ -97,6 +97,32 @@ def test_unreadable_audio_in_the_middle_is_left_out_and_listed(tmp_path, ten, ca
     assert all(c.load_audio() is not None for c in CutSet.from_shar(in_dir=tmp_path / "shar/shards"))
 
 
+def test_shar_is_sharded_anew_and_damage_costs_what_is_damaged(tmp_path, ten, capsys):
+    write_shar(ten, tmp_path / "shar", SharOptions(shard_size=4))
+    for file in (tmp_path / "audio").iterdir():
+        file.unlink()
+    index = write_shar(tmp_path / "shar", tmp_path / "anew", SharOptions("wav", shard_size=3), num_jobs=2)
+    assert (index["cuts"], len(index["shards"]), index["skipped"]) == (10, 4, 0) and not validate(tmp_path / "anew").errors
+    for before, after in zip(cuts(tmp_path / "shar"), cuts(tmp_path / "anew"), strict=True):
+        assert (after.id, after.supervisions, after.custom["seed_description"]) == (before.id, before.supervisions, before.custom["seed_description"])
+        assert np.array_equal(after.load_audio(), before.load_audio())
+    tar = tmp_path / "shar/shards/recording.000001.tar"
+    tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])
+    assert main(["shard", "--manifest", str(tmp_path / "shar"), "--output-dir", str(tmp_path / "rest"), "--shard-size", "3"]) == 1
+    printed = capsys.readouterr().out
+    assert "left out: c7: unreadable audio (not in the tar file of its shard, which is damaged)" in printed
+    kept = [c.id for c in cuts(tmp_path / "rest")]
+    assert kept[:4] == ["c0", "c1", "c2", "c3"] and kept[-2:] == ["c8", "c9"] and len(kept) < 10
+    with pytest.raises(ValueError, match="another manifest"):
+        write_shar(tmp_path / "shar", tmp_path / "anew", SharOptions("wav", shard_size=3))
+
+
+def test_shards_of_nothing_are_said(tmp_path, capsys):
+    (tmp_path / "none.jsonl").write_text("")
+    assert main(["shard", "--manifest", str(tmp_path / "none.jsonl"), "--output-dir", str(tmp_path / "shar")]) == 1
+    assert "none.jsonl gave no cut with audio: the shards are empty" in capsys.readouterr().err
+
+
 def several(path, tmp_path):
     """The manifest with rows of its first two cuts that also hear others: one of another rate, one a stretch of a longer recording."""
     made = list(records(path))
@@ -128,6 +154,8 @@ def test_further_clips_of_rows_lie_in_the_shards_too(tmp_path, ten, capsys):
         assert np.allclose(other.load_audio()[0], samples, atol=2e-4) and load_samples(other).shape == samples.shape
     with pytest.raises(ValueError, match=r"lies in the field further_audio of its Shar shard"):
         further_clips(self_generated(read[0])[1])
+    with pytest.raises(ValueError, match="rows about several clips, whose sound cannot be moved"):
+        write_shar(tmp_path / "shar", tmp_path / "anew", SharOptions())
     tar = tmp_path / "shar/shards/further_audio.000000.tar"
     tar.write_bytes(tar.read_bytes()[:-20_000])
     assert validate(tmp_path / "shar").errors, "a damaged field is found"

@@ -7,7 +7,7 @@ from lhotse import SupervisionSegment
 from lhotse.utils import fastcopy
 
 from nemo_desta.seed.attributes import ATTRIBUTES, attributes_of, clean
-from nemo_desta.seed.describe import describe, describe_for, timestamp, with_seed
+from nemo_desta.seed.describe import QUOTED, describe, describe_for, timestamp, with_seed
 
 NAMES = "|".join(map(re.escape, ATTRIBUTES.values()))
 LINE = re.compile(rf"\[(\d\d+):([0-5]\d)-(\d\d+):([0-5]\d)\]( [^()\[\]]+)?( \((?:{NAMES}): [^()\[\],]+(?:, (?:{NAMES}): [^()\[\],]+)*\))?")
@@ -36,6 +36,15 @@ def test_transcript_and_attributes_can_be_left_out(speech):
     assert describe(speech, attributes=[]) == "[00:00-00:04] Buongiorno a tutti"
     with pytest.raises(ValueError, match=r"unknown attributes \['split'\]"):
         describe(speech, attributes=["split"])
+
+
+def test_seed_forms_of_published_corpora(make_cut, make_source):
+    cut = make_cut(make_source("Hi", noise="moderate", snr_db=15.0, num_speakers=4, speaker_id="Al", arousal=3.0, caption="a dog, barking"), domain="speech")
+    forms = {"num_speakers": "{} speaker(s) talking", "noise": "Noise", "snr_db": "(SNR)", "arousal": "Arousal", "caption": ""}
+    listed = "(4 speakers talking) (Noise: moderate (SNR: 15 dB), Arousal: 3.0, a dog, barking)"
+    assert describe(cut, attributes=forms) == f"[00:00-00:04] Hi {listed}"
+    assert describe(cut, attributes={"speaker_id": QUOTED, **forms}) == f'[00:00-00:04] Al: "Hi" {listed}'
+    assert describe(cut, attributes={"snr_db": "(SNR)"}) == "[00:00-00:04] Hi (SNR: 15 dB)"
 
 
 def test_focused_description_shows_what_is_asked(speech):

@@ -1,6 +1,7 @@
 """``shard``: cuts with their audio as Lhotse Shar."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def add_commands(subparsers: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the shards; 1 where clips had to be left out."""
+    """Write the shards; 1 where clips had to be left out, or there are none."""
     from nemo_desta.manifests.shar import INDEX, SharOptions, write_shar
     from nemo_desta.manifests.sources import Problems
 
@@ -44,4 +45,7 @@ def run(options: argparse.Namespace) -> int:
     if skipped:
         print(f"{len(skipped):,} cuts left out, all listed in {options.output_dir / INDEX}")
     print_problems(problems)
+    if not index["cuts"]:
+        print(f"{options.manifest} gave no cut with audio: the shards are empty", file=sys.stderr)
+        return 1
     return 1 if skipped or rows or len(problems) else 0

@@ -46,7 +46,7 @@ def _read(root: Path, skips: Skips) -> Iterator[Entry]:
                 if video not in clips:
                     skips.add(NOT_DOWNLOADED, video)
                     continue
-                tags = [names[mid] for mid in labels.split(",")]
+                tags = [names[mid].lower() for mid in labels.split(",")]
                 yield Entry(id=f"{video}-{float(start):g}-{float(end):g}", audio=clips[video], attributes={"tags": tags}, split=split, group=video)
 
 

@@ -9,12 +9,8 @@ import inspect
 import json
 import logging
 import math
-import multiprocessing
 import re
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import islice, pairwise
@@ -35,6 +31,8 @@ from nemo_desta.corpora.published.base import (
     PublishedCorpus,
     Skips,
 )
+from nemo_desta.manifests.locking import explain_full_disk
+from nemo_desta.manifests.parallel import parallel_map
 from nemo_desta.provenance import manifest
 from nemo_desta.seed.describe import describe
 from nemo_desta.seed.measure import measure
@@ -101,7 +99,8 @@ def _write(corpus: PublishedCorpus, folder: Path, lines: Iterator[tuple[str, flo
     totals = {"clips": 0, "hours": 0.0}
     part = folder / (CUTS_FILE + ".part")
     try:
-        _stream(part, lines, totals)
+        with explain_full_disk(folder, "an earlier result is as it was"):
+            _stream(part, lines, totals)
         write_lines(folder / "skipped.jsonl", (json.dumps(row, ensure_ascii=False) for row in skips.rows))
         _check(corpus, skips, int(totals["clips"]), settings, folder)
     except BaseException:
@@ -146,7 +145,7 @@ def _lines(entries: Iterator[Entry], worker: "_Worker", skips: Skips) -> Iterato
     """Cuts as lines of JSON with their durations, in the order of the entries."""
     seen: set[str] = set()
     clips = 0
-    for results in _map(worker, _chunks(entries, _CHUNK), worker.settings.num_jobs):
+    for results in parallel_map(worker, _chunks(entries, _CHUNK), worker.settings.num_jobs, chunk=1):
         for line, cut_id, seconds, skip in results:
             if line is None:
                 skips.add(**skip)
@@ -163,25 +162,6 @@ def _lines(entries: Iterator[Entry], worker: "_Worker", skips: Skips) -> Iterato
 def _chunks(entries: Iterator[Entry], size: int) -> Iterator[list[Entry]]:
     while chunk := list(islice(entries, size)):
         yield chunk
-
-
-def _map(worker: "_Worker", chunks: Iterator[list[Entry]], num_jobs: int) -> Iterator[list[Result]]:
-    """Results of the chunks in order; few are in flight, so that memory stays flat."""
-    if num_jobs <= 1:
-        yield from map(worker, chunks)
-        return
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    waiting: deque[Future[list[Result]]] = deque()
-    with ProcessPoolExecutor(num_jobs, mp_context=multiprocessing.get_context(method)) as pool:
-        try:
-            for chunk in chunks:
-                waiting.append(pool.submit(worker, chunk))
-                if len(waiting) >= 3 * num_jobs:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except BrokenProcessPool as error:
-            raise RuntimeError("a worker process died (out of memory, or killed): run again, with fewer num_jobs if memory is short") from error
 
 
 @dataclass(frozen=True)

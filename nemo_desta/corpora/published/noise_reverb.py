@@ -6,7 +6,7 @@ Who makes it anew (speech with words and speakers, noise at a known SNR, rooms o
       metadata.csv        file,text,speaker,gender,snr_db,c50_ms        snr_db and c50_ms may be empty
       <file>
 
-The table's example writes its times as ``HH:MM:SS`` and the words in quotation marks behind the speaker's name; here the form is that of all other rows.
+The table's example writes the times of this corpus alone as ``HH:MM:SS``; here they are written as in all other rows.
 """
 
 from collections.abc import Iterator
@@ -26,11 +26,11 @@ CORPUS = PublishedCorpus(
     url="https://arxiv.org/abs/2309.09510",
     hours=None,
     seed={
-        "speaker_id": "Speaker",
+        "speaker_id": '{}: "words"',  # nemo_desta.seed.describe.QUOTED
         "gender": "Gender",
         "noise": "Noise Level",
-        "snr_db": "Signal-to-Noise Ratio",
-        "c50_ms": "Reverberation C50",
+        "snr_db": "(Signal-to-Noise Ratio)",
+        "c50_ms": "Reverberation(C50)",
         "duration_seconds": "Duration",
     },
     language="English",

@@ -28,7 +28,7 @@ CORPUS = PublishedCorpus(
     access="bring audio",
     url="https://huggingface.co/datasets/ajd12342/paraspeechcaps",
     hours=2769.0,
-    seed={"gender": "Gender", "emotion": "Emotion", "accent": "Accent", "pitch": "Pitch", "speaking_rate": "Speaking rate", "tags": "Style"},
+    seed={"gender": "Gender", "emotion": "emotion", "accent": "Accent", "pitch": "Pitch", "speaking_rate": "Speaking rate", "tags": "Style"},
     language="English",
     note="342 hours tagged by people, the rest by rule",
 )

@@ -115,8 +115,8 @@ CASES = [
             "Transcripts/MSP-PODCAST_0001_0008.txt": "yeah. so we're going to end this",
         },
         [
-            "[00:00-00:05] yeah. so we're going to end this (Emotion: neutral, Gender: male, Arousal: 3, Valence: 3.6, Dominance: 4)",
-            "[00:00-00:02] (Arousal: 1, Valence: 2, Dominance: 3)",
+            "[00:00-00:05] yeah. so we're going to end this (Emotion: neutral, Gender: male, Arousal: 3.0, Valence: 3.6, Dominance: 4.0)",
+            "[00:00-00:02] (Arousal: 1.0, Valence: 2.0, Dominance: 3.0)",
         ],
         {"broken_row": 1, "unreadable": 1},
         splits=["test", "train"],

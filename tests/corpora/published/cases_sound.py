@@ -47,7 +47,7 @@ CASES = [
             "wavs/brokenlabel.wav": 1.0,
             "wavs/brokenaudio.wav": BROKEN,
         },
-        ["[00:00-00:10] (Speech; Gush)", "[00:00-00:08] (Bird vocalization; bird call)"],
+        ["[00:00-00:10] (speech, gush)", "[00:00-00:08] (bird vocalization, bird call)"],
         {"not_downloaded": 1, "broken_row": 1, "unreadable": 1},
     ),
     Case(
@@ -71,7 +71,7 @@ CASES = [
             "development/door.wav": 26.0,
             "development/y.wav": b"",
         },
-        ["[00:00-00:26] (Someone opening; then closing a door)"],
+        ["[00:00-00:26] (Someone opening, then closing a door)"],
         {"broken_row": 1, "empty": 1},
     ),
     Case(

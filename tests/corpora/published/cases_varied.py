@@ -253,7 +253,7 @@ CASES = [
             "ears/bad.wav": BROKEN,
         },
         [
-            "[00:00-00:05] So as a person who doesn't live in a bubble (Gender: male, Emotion: disgusted, Accent: British, Pitch: medium-pitched, "
+            "[00:00-00:05] So as a person who doesn't live in a bubble (Gender: male, emotion: disgusted, Accent: British, Pitch: medium-pitched, "
             "Speaking rate: fast speed, Style: raspy; deep)"
         ],
         {"not_downloaded": 1, "broken_row": 1, "unreadable": 1},
@@ -297,8 +297,8 @@ CASES = [
         "vctk_musan",
         {"metadata.csv": "file,num_speakers,snr_db\na.wav,4,10\nb.wav,two,10\nc.wav,1,\nd.wav,1,5\n", "a.wav": 3.0, "c.wav": 1.0},
         [
-            "[00:00-00:03] (Number of Speakers: 4, Noise Level: noisy, Signal-to-Noise Ratio: 10 dB)",
-            "[00:00-00:01] (Number of Speakers: 1, Noise Level: clean)",
+            "[00:00-00:03] (4 speakers talking) (Noise Level: noisy, Signal-to-Noise Ratio: 10 dB)",
+            "[00:00-00:01] (1 speaker talking) (Noise Level: clean)",
         ],
         {"broken_row": 1, "missing": 1},
     ),
@@ -311,8 +311,8 @@ CASES = [
             "c.wav": BROKEN,
         },
         [
-            "[00:00-00:04] I pull the covers up, just enough (Speaker: Alan Alda, Gender: male, Noise Level: moderate, Signal-to-Noise Ratio: 15 dB, "
-            "Reverberation C50: 60 ms, Duration: 4 seconds)"
+            '[00:00-00:04] Alan Alda: "I pull the covers up, just enough" (Gender: male, Noise Level: moderate (Signal-to-Noise Ratio: 15 dB), '
+            "Reverberation(C50): 60 ms, Duration: 4 seconds)"
         ],
         {"broken_row": 1, "unreadable": 1},
     ),

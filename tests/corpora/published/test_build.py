@@ -1,15 +1,18 @@
 """What all recipes share: windows, skips, parallel reading, measured attributes, files."""
 
+import errno
 import gzip
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 from lhotse import CutSet
 
 import nemo_desta.corpora
-from nemo_desta.corpora.published import get, prepare_crema_d, prepare_iemocap, preparer, registry
+from nemo_desta.corpora.published import build, get, prepare_crema_d, prepare_iemocap, preparer, registry
 from nemo_desta.corpora.published.base import Entry, Part, Skips
 from nemo_desta.corpora.published.build import clip_windows, reseed
 from nemo_desta.corpora.published.layout import locate, read_table, split_of, youtube_id
@@ -77,6 +80,39 @@ def test_two_runs_do_not_write_the_same_folder(crema: Path, tmp_path: Path) -> N
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(ValueError, match="another run is writing"):
             prepare_crema_d(crema, tmp_path / "out")
+
+
+@pytest.mark.parametrize("fault", ["a killed worker", "a full disk"])
+def test_a_failing_machine_is_a_sentence_and_spoils_nothing(crema: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    prepare_crema_d(crema, tmp_path / "out")
+    kept = (tmp_path / "out" / "crema_d" / "cuts.jsonl.gz").read_bytes()
+
+    def killed(self: object, entries: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def full(path: Path, *_: object) -> None:
+        path.write_bytes(b"torn")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*((build._Worker, "__call__", killed) if fault == "a killed worker" else (build, "_stream", full)))
+        with pytest.raises(OSError, match=r"was killed .*the same command again|cannot write .*make room, then run the same command again"):
+            prepare_crema_d(crema, tmp_path / "out", num_jobs=2)
+    assert (tmp_path / "out" / "crema_d" / "cuts.jsonl.gz").read_bytes() == kept and not list(tmp_path.rglob("*.part"))
+    prepare_crema_d(crema, tmp_path / "out", num_jobs=2)
+    assert (tmp_path / "out" / "crema_d" / "cuts.jsonl.gz").read_bytes() == kept and json.loads((tmp_path / "out/crema_d/prepared.json").read_text())[
+        "clips"
+    ] == 80
+
+
+def test_an_id_that_stands_twice_is_taken_once_and_listed(crema: Path, tmp_path: Path) -> None:
+    again = crema / "AudioWAV" / "again" / "1000_IEO_HAP_LO.wav"
+    again.parent.mkdir()
+    shutil.copy(crema / "AudioWAV" / again.name, again)
+    cuts = list(prepare_crema_d(crema, tmp_path / "out"))
+    assert len({cut.id for cut in cuts}) == len(cuts) == 80
+    (row,) = (json.loads(line) for line in (tmp_path / "out" / "crema_d" / "skipped.jsonl").read_text("utf-8").splitlines())
+    assert (row["reason"], row["where"]) == ("duplicate", "crema_d-1000_IEO_HAP_LO")
 
 
 def test_unknown_options_and_names_are_named(crema: Path, tmp_path: Path) -> None:

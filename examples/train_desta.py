@@ -11,7 +11,7 @@ same command is given again. Any key of the configuration can follow as key=valu
 from nemo.core.config import hydra_runner
 from omegaconf import DictConfig
 
-from nemo_desta.cli import say_errors
+from nemo_desta.cli import mark_mistakes, say_errors
 from nemo_desta.config import typed
 from nemo_desta.models.training import train
 
@@ -24,4 +24,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with mark_mistakes():
+        main()

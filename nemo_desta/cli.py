@@ -1,10 +1,13 @@
 """What the command-line programs do about errors: a user's mistake and the machine's limits are one sentence, a programming error keeps its traceback."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
+from hydra.errors import HydraException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from safetensors import SafetensorError
 
@@ -14,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 FAILED, INCOMPLETE, INTERRUPTED = 1, 3, 130  # exit codes; 3 = finished, but some items failed; 130 = 128 + SIGINT, what a shell makes of Ctrl-C
 USERS = (ValueError, OSError, AssetError, SafetensorError, OmegaConfBaseException)
+MISTAKES = (ValueError, HydraException, OmegaConfBaseException)  # of these, what the same command would only repeat
+MISTAKE_FILE = "NEMO_DESTA_MISTAKE_FILE"  # environment variable: where such an error is written, for a script that sees no exit code (torchrun's is always 1)
 # Torch reports the limits of the machine as plain RuntimeErrors: they are known by their text, every other RuntimeError keeps its traceback.
 LIMITS = {
     "out of memory": "a smaller batch needs less memory (data.micro_batch_tokens, generation.batch_tokens, eval.batch_rows)",
@@ -48,6 +53,19 @@ def say_errors(what_goes_on: str) -> Iterator[None]:
         if remedy is None:
             raise
         _end(f"error: {sentence(error)} -- {remedy}", FAILED)
+
+
+@contextmanager
+def mark_mistakes() -> Iterator[None]:
+    """Around a whole program: leave a user's mistake, also one in the command line, in the file that `MISTAKE_FILE` names, if it names one."""
+    try:
+        yield
+    except SystemExit as end:  # made of an error by `say_errors`, or by Hydra
+        path, cause = os.environ.get(MISTAKE_FILE), end.__context__
+        if path and isinstance(cause, MISTAKES):
+            with suppress(OSError):
+                Path(path).write_text(f"{sentence(cause)}\n", encoding="utf-8")
+        raise
 
 
 def sentence(error: BaseException) -> str:

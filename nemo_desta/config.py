@@ -173,6 +173,13 @@ class RayConfig:
     object_store_mib: int = 200  # shared memory of Ray with address=local
 
 
+class Overlong(StrEnum):
+    """What becomes of a training row that has more than `data.max_tokens` tokens."""
+
+    skip = "skip"  # it is left out, named and counted: no target loses its end
+    cut = "cut"  # the reference: its end is cut off, that of the response and the end-of-turn token; a prompt that leaves no room for a response is left out
+
+
 @dataclass
 class DataConfig:
     """Batches for training."""
@@ -181,7 +188,8 @@ class DataConfig:
     validation_manifest: str | None = None  # held-out cuts with rows of the same kind, for trainer.validate_every_steps
     max_transcript_tokens: int = 100  # the transcript in the audio block is cut after so many LLM tokens (reference: 100)
     transcript_drop_prob: float = 0.0  # share of the samples that see no transcript (paper: 0)
-    max_tokens: int = 1024  # rows longer than this are skipped and counted (reference: 300, which cuts responses)
+    max_tokens: int = 1024  # of a row: template, audio, transcript, prompt, response (reference: 300)
+    overlong: Overlong = Overlong.skip  # what becomes of a longer row: skip | cut (the reference, which so loses ends of responses)
     batch_rows: int = 96  # rows in an optimiser step over all ranks (paper: 12 x 8)
     micro_batch_tokens: int = 4096  # tokens packed into one forward pass
     num_buckets: int = 8  # length buckets of the Lhotse sampler

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, WhisperConfig
 
 from nemo_desta.backbones.hf import HFBackbone
 from nemo_desta.checkpoint import trainable_state
-from nemo_desta.config import DestaConfig, typed
+from nemo_desta.config import DestaConfig, Overlong, typed
 from nemo_desta.evaluation.config import typed_as
 from nemo_desta.export.settings import ExportConfig
 from nemo_desta.modules.perception import Perception
@@ -127,6 +127,7 @@ def test_the_papers_optimiser_and_schedule():
     o = cfg.optim
     assert (o.lr, list(o.betas), o.weight_decay, o.warmup_steps, o.min_lr, o.grad_clip) == (1e-4, [0.9, 0.98], 0.01, 5000, 0.0, 1.0)
     assert (cfg.data.batch_rows, cfg.data.max_transcript_tokens, cfg.generation.temperature, cfg.generation.top_p) == (96, 100, 0.05, 1.0)
+    assert (cfg.data.max_tokens, cfg.data.overlong) == (1024, Overlong.skip) and load("desta25", "data.overlong=cut").data.overlong is Overlong.cut
 
 
 @pytest.mark.parametrize("override", ["+optim.learning_rate=1", "optim.lr=fast", "model.pad_to=forever", "trainer.max_steps=1.5"])

@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import run_and_report
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue
 from safetensors import SafetensorError
 
 from nemo_desta.assets import AssetError
-from nemo_desta.cli import say_errors
+from nemo_desta.cli import MISTAKE_FILE, mark_mistakes, say_errors
 from tools import demo
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,6 +58,27 @@ def _not_given() -> Exception:
     except MissingMandatoryValue as error:
         return error
     raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("error", "marked"), [(ValueError("optim.lr=-1"), True), (OSError(5, "Input/output error"), False), (RuntimeError("CUDA out of memory"), False)]
+)
+def test_what_the_same_command_would_repeat_is_left_for_the_scheduler(tmp_path, monkeypatch, error, marked):
+    monkeypatch.setenv(MISTAKE_FILE, str(tmp_path / "mistake"))
+    with pytest.raises(SystemExit), mark_mistakes(), say_errors("where it stopped"):
+        raise error
+    assert (tmp_path / "mistake").exists() is marked and (not marked or (tmp_path / "mistake").read_text() == "optim.lr=-1\n")
+
+
+def test_a_key_that_hydra_refuses_is_left_for_the_scheduler_too(tmp_path, monkeypatch):
+    def main() -> None:
+        with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+            compose("desta25", overrides=["optim.nonsense=1"])
+
+    monkeypatch.setenv(MISTAKE_FILE, str(tmp_path / "mistake"))
+    with pytest.raises(SystemExit), mark_mistakes():
+        run_and_report(main)
+    assert "nonsense" in (tmp_path / "mistake").read_text()
 
 
 SENTENCES = [

@@ -35,6 +35,13 @@ def test_bytes_by_hand():
     assert last.trained == 0 and last.weights < 0.3 * alone.weights
 
 
+def test_an_encoder_in_bf16_takes_half_the_bytes():
+    plain, half, auto = (choices(load("desta25", f"model.encoder_precision={name}"), gpus=8) for name in ("fp32", "bf16", "auto"))
+    assert abs(plain[0].need.weights - half[0].need.weights - 0.637e9 * 2) < 0.02e9 and half[0].need.trained == plain[0].need.trained
+    assert [choice.need for choice in auto] == [choice.need for choice in half]
+    assert plain[-1].need.weights - half[-1].need.weights == plain[0].need.weights - half[0].need.weights  # in shards too
+
+
 def test_adapters_are_trained_on_every_stage_and_keep_their_inputs():
     plain, adapted = (choices(load("desta25", f"model.lora.enabled={on}"), gpus=8) for on in ("false", "true"))
     widths = {"q": 4096 + 4096, "k": 4096 + 1024, "v": 4096 + 1024}  # A and B

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from nemo_desta.parallel.launch import Launch, detect_launch
+
 SCRIPT = Path(__file__).resolve().parents[1] / "tools" / "slurm" / "train.sbatch"
 
 
@@ -45,6 +47,13 @@ def test_one_torchrun_a_node_with_the_scripts_arguments_and_logs_by_rank(slurm, 
     assert (tmp_path / "logs" / "7-0").is_dir()
 
 
+def test_a_mistake_of_the_user_is_not_queued_again(slurm, tmp_path):
+    srun = 'echo "optim.lr is wrong" > "$NEMO_DESTA_MISTAKE_FILE"; exit 1'
+    done = subprocess.run(**slurm(srun), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "requeue" not in asked(tmp_path)
+    assert "not queued again" in done.stdout and "optim.lr is wrong" in done.stdout and (tmp_path / "logs" / "7-0" / "mistake").is_file()
+
+
 @pytest.mark.parametrize(("restarts", "again"), [(0, True), (2, True), (3, False)])
 def test_a_failure_is_queued_again_a_few_times(slurm, tmp_path, restarts, again):
     done = subprocess.run(**slurm("exit 3", restarts), capture_output=True, text=True, timeout=60, check=False)
@@ -65,3 +74,19 @@ def test_a_warning_before_the_time_limit_saves_and_queues_again(slurm, tmp_path)
         assert (tmp_path / "saved").exists() and "scontrol requeue 7" in asked(tmp_path)
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # the stand-in's sleep
+
+
+def test_srun_without_torchrun_is_told_to_use_it(monkeypatch):
+    from nemo_desta.config import BackboneKind, ParallelConfig, TrainerConfig
+    from nemo_desta.models.training import start_parallel
+
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "16")
+    for parallel in (ParallelConfig(tp=2, pp=2), ParallelConfig(backbone=BackboneKind.megatron)):
+        with pytest.raises(ValueError, match=r"SLURM_NTASKS=16 processes.*torchrun, one on every node"):
+            start_parallel(parallel, TrainerConfig(max_steps=1), seed=0)
+    assert start_parallel(ParallelConfig(), TrainerConfig(max_steps=1), seed=0) is None
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert detect_launch() == Launch(16, 8, external=True)  # torchrun under srun

@@ -96,7 +96,8 @@ def _fits(llm: Any, tp: int, pp: int, gpus: int) -> bool:
 
 def _load(cfg: DestaConfig, copies: int) -> Workload:
     """What one of the model's copies gets in a step."""
-    return Workload(cfg.data.micro_batch_tokens, cfg.data.batch_rows // copies or 1, cfg.model.llm_precision != Precision.fp32)
+    llm, encoder = (precision != Precision.fp32 for precision in (cfg.model.llm_precision, cfg.model.encoder_precision))  # auto is bf16 on a GPU
+    return Workload(cfg.data.micro_batch_tokens, cfg.data.batch_rows // copies or 1, half=llm, half_encoder=encoder)
 
 
 def _fullest(shapes: Shapes, sizes: ParallelSizes, load: Workload, recompute: bool) -> Memory:

@@ -51,6 +51,7 @@ class DestaDataModule(pl.LightningDataModule):
             layout,
             micro_batch_tokens=cfg.micro_batch_tokens,
             max_tokens=cfg.max_tokens,
+            overlong=cfg.overlong,
             transcript_drop_prob=cfg.transcript_drop_prob,
             seed=seed,
             cache=cache,

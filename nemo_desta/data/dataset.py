@@ -16,6 +16,7 @@ from lhotse.cut.data import DataCut
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from nemo_desta.config import Overlong
 from nemo_desta.data.conversation import AudioLayout, Rendered, Tokenizer, render
 from nemo_desta.data.packing import TokenPack, left_padded, pack, split_by_tokens
 from nemo_desta.data.supervision import CLIPS, further_clips, self_generated, source_supervision
@@ -117,6 +118,26 @@ def load_samples(cut: DataCut) -> Tensor:
     return check_samples(torch.from_numpy(mono))
 
 
+def fit(rendered: Rendered, max_tokens: int, overlong: Overlong) -> Rendered:
+    """A training row of at most `max_tokens` tokens.
+
+    Args:
+        rendered: with its response, which is all that may be cut.
+        overlong: what becomes of a longer row.
+
+    Raises:
+        ValueError: it is too long and not to be cut, or a cut would reach its prompt, where the audio is, so that nothing was left to learn.
+    """
+    length, prompt = len(rendered.input_ids), rendered.label_start
+    if length <= max_tokens:
+        return rendered
+    if overlong is Overlong.skip:
+        raise ValueError(f"too long: {length} tokens, data.max_tokens={max_tokens}")
+    if prompt >= max_tokens:
+        raise ValueError(f"too long: its prompt alone has {prompt} tokens, a cut at data.max_tokens={max_tokens} would leave nothing of the response")
+    return replace(rendered, input_ids=rendered.input_ids[:max_tokens], labels=rendered.labels[:max_tokens])
+
+
 class DestaDataset(Dataset[StepBatch]):
     """Map-style dataset in Lhotse's manner: the sampler's cuts of a step in, packed micro-batches out.
 
@@ -124,7 +145,8 @@ class DestaDataset(Dataset[StepBatch]):
         tokenizer: of the backbone.
         layout: of the model.
         micro_batch_tokens: tokens of a pack.
-        max_tokens: rows longer than this are skipped, counted and listed, never cut.
+        max_tokens: of a row.
+        overlong: whether longer rows are skipped, counted and listed, or lose the end of their response.
         transcript_drop_prob: share of the rows that see no transcript, decided by (seed, epoch, row id).
         cache: encoder taps of clips heard before; None = always load the samples.
     """
@@ -136,12 +158,13 @@ class DestaDataset(Dataset[StepBatch]):
         *,
         micro_batch_tokens: int,
         max_tokens: int,
+        overlong: Overlong = Overlong.skip,
         transcript_drop_prob: float = 0.0,
         seed: int = 0,
         cache: TapsCache | None = None,
     ) -> None:
         self.tokenizer, self.layout, self.cache = tokenizer, layout, cache
-        self.micro_batch_tokens, self.max_tokens = micro_batch_tokens, max_tokens
+        self.micro_batch_tokens, self.max_tokens, self.overlong = micro_batch_tokens, max_tokens, overlong
         self.transcript_drop_prob, self.seed = transcript_drop_prob, seed
 
     def __getitem__(self, cuts: CutSet) -> StepBatch:
@@ -213,9 +236,7 @@ class DestaDataset(Dataset[StepBatch]):
         dropped = not asks_for_words and self._drops_transcript(row.id, (cuts[0].custom or {}).get("epoch", 0))
         texts = [None if dropped else source_supervision(cut).text for cut in cuts]
         rendered = render(row.custom["messages"], self.tokenizer, self.layout, transcripts=texts, response=(row.text or "").strip())
-        if len(rendered.input_ids) > self.max_tokens:
-            raise ValueError(f"too long: {len(rendered.input_ids)} tokens, data.max_tokens={self.max_tokens}")
-        return rendered
+        return fit(rendered, self.max_tokens, self.overlong)
 
     def _drops_transcript(self, row_id: str, epoch: int) -> bool:
         if self.transcript_drop_prob <= 0:

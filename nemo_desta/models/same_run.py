@@ -8,10 +8,12 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from nemo_desta.backbones.hf import has_native_bf16, resolve_dtype
-from nemo_desta.config import DestaConfig
+from nemo_desta.config import DestaConfig, Overlong
 
 # Keys of DataConfig that a resumed run may change.
 INDIFFERENT = ("micro_batch_tokens", "num_workers", "taps_cache_gib", "max_bad_fraction", "manifest", "validation_manifest")
+# Keys that came after the first runs, and what those did.
+LATER = {"data.overlong": Overlong.skip.value}
 
 
 def precision_name(name: str) -> str:
@@ -42,7 +44,7 @@ def check_same_run(folder: Path, settings: dict[str, Any], targets_sha256: str) 
     path = _record(folder)
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))
-        before, targets_before = _flat(recorded["config"]), recorded["inputs"]["targets"].get("sha256")
+        before, targets_before = LATER | _flat(recorded["config"]), recorded["inputs"]["targets"].get("sha256")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{folder} holds checkpoints, but no readable {path.name} says what they were trained on ({type(error).__name__}): {remedy}"

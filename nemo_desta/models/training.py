@@ -99,6 +99,11 @@ def start_parallel(parallel: ParallelConfig, trainer: TrainerConfig, *, seed: in
     if parallel.data_parallel == DataParallelKind.fsdp2:
         raise ValueError("parallel.data_parallel=fsdp2 is for the hf backbone: set parallel.backbone=hf, or raise parallel.tp and pp to save memory")
     launch = detect_launch()
+    if not launch.external and launch.unconnected > 1:
+        raise ValueError(
+            f"Slurm has SLURM_NTASKS={launch.unconnected} processes for this program, but none knows of the others: the megatron backbone is started by "
+            "torchrun, one on every node (tools/slurm/train.sbatch)"
+        )
     if not launch.external and trainer.devices * trainer.num_nodes > 1:
         raise ValueError("the megatron backbone is started by torchrun: torchrun --nproc-per-node N examples/train_desta.py ..., without trainer.devices")
     if trainer.strategy not in ("auto", "ddp"):

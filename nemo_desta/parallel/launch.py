@@ -14,11 +14,13 @@ class Launch:
         world: all.
         local: on this machine.
         external: they were started from outside (torchrun), so that none has to be started here.
+        unconnected: processes that Slurm says it has, where nothing tells them of each other.
     """
 
     world: int = 1
     local: int = 1
     external: bool = False
+    unconnected: int = 1
 
     @property
     def nodes(self) -> int:
@@ -27,9 +29,10 @@ class Launch:
 
 
 def detect_launch() -> Launch:
-    """From the environment that torchrun sets."""
+    """From the environment that torchrun sets, or srun without it."""
     if "WORLD_SIZE" not in os.environ or "LOCAL_WORLD_SIZE" not in os.environ:
-        return Launch()
+        alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+        return Launch(unconnected=int(os.environ.get("SLURM_NTASKS", "1")) if alone else 1)
     return Launch(int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"]), external=True)
 
 

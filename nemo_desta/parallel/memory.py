@@ -14,7 +14,7 @@ from nemo_desta.parallel.lora_table import TARGETS, cut_of, targets_of
 from nemo_desta.parallel.plan import ParallelSizes, padded_vocabulary, plan_heads, split_layers
 from nemo_desta.parallel.weights import Geometry, has_qk_norm, has_qkv_bias
 
-FP32 = 4
+BF16, FP32 = 2, 4
 TRAINED = 4 * FP32  # value, gradient, two moments
 CONNECTOR_LAYER_VALUES = 24  # activations that a Q-Former layer keeps for every query, in units of its width
 MASK = 1  # bytes of an entry of a dropout mask on a GPU
@@ -54,16 +54,23 @@ class Workload:
         tokens: of a pack.
         clips: of a step, for one copy of the model.
         half: the LLM is in bf16.
+        half_encoder: the encoder is.
     """
 
     tokens: int
     clips: int
     half: bool = True
+    half_encoder: bool = False
 
     @property
     def item(self) -> int:
         """Bytes of one of the LLM's numbers."""
-        return 2 if self.half else FP32
+        return BF16 if self.half else FP32
+
+    @property
+    def encoder_item(self) -> int:
+        """Bytes of one of the encoder's weights."""
+        return BF16 if self.half_encoder else FP32
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,7 @@ def _with_sound(shapes: Shapes, sizes: ParallelSizes, stage: int, load: Workload
     """With what is trained, and with encoder and connector on the first stage."""
     trained = adapter_parameters(shapes.llm, shapes.lora, sizes, stage)
     if stage == 0:
-        weights += encoder_parameters(shapes.encoder, shapes.connector.taps) * FP32
+        weights += encoder_parameters(shapes.encoder, shapes.connector.taps) * load.encoder_item
         trained += connector_parameters(shapes.connector, shapes.encoder.d_model, shapes.llm.hidden_size)
         activations += _sound_activations(shapes, sizes, load)
     return Memory(weights, trained * TRAINED, activations)

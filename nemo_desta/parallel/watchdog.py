@@ -1,8 +1,9 @@
 """Which process is silent? A thread in every process tells the others how far it is, and ends the run where nothing moves any more.
 
 A collective that never ends says nothing about who is missing: in NCCL it kills the process from another thread, in gloo it is an error about a socket. So
-every process writes its step and a sign of life into the store of the process group; one that has made no progress for too long reads what the others have
-written, names those that are behind, and exits. The groups' own timeout is longer and only a last resort.
+every process writes its step and a sign of life into the store of the process group; one that has made no progress for long reads what the others write,
+names those that are silent or behind, and exits. Silence is what the reader's own clock has measured since a word changed: the clocks of machines differ.
+The groups' own timeout is longer and only a last resort.
 """
 
 import json
@@ -30,30 +31,29 @@ class Beat:
     Attributes:
         step: optimiser steps begun.
         doing: what it is at.
-        progress_age: seconds since it last made progress, when it wrote this.
-        written: time of writing.
+        count: of its words; the next one is another, whatever else it says.
         waiting: whether it was inside a message to or from others, so that it is not the one to blame.
     """
 
     step: int
     doing: str
-    progress_age: float
-    written: float
+    count: int
     waiting: bool = False
 
 
-def diagnosis(beats: Mapping[int, Beat | None], *, now: float, alive_seconds: float, timeout_seconds: float) -> str:
+def diagnosis(beats: Mapping[int, Beat | None], silence: Mapping[int, float], *, alive_seconds: float, timeout_seconds: float) -> str:
     """One sentence that names the silent processes: those that give no sign of life, else those that do not wait for others, else those behind.
 
     Args:
         beats: last word of every process; None = it never gave one.
-        alive_seconds: a sign of life is not older than this.
+        silence: seconds for which that word has been the same.
+        alive_seconds: it changes at least as often as this where a process lives.
     """
-    dead = [rank for rank, beat in beats.items() if beat is None or now - beat.written > alive_seconds]
+    dead = [rank for rank, beat in beats.items() if beat is None or silence[rank] > alive_seconds]
     head = f"no progress for {timeout_seconds:.0f} s (parallel.timeout_seconds)"
     tail = "the same command goes on from the last checkpoint"
     if dead:
-        ages = ", ".join(f"rank {rank} (last heard of {_age(beats[rank], now)})" for rank in dead)
+        ages = ", ".join(f"rank {rank} ({_last_word(beats[rank], silence[rank])})" for rank in dead)
         return f"{head}: no sign of life from {ages}: dead, stopped, or its machine is unreachable; {tail}"
     known = {rank: beat for rank, beat in beats.items() if beat is not None}
     busy = {rank: beat for rank, beat in known.items() if not beat.waiting} or known
@@ -64,8 +64,8 @@ def diagnosis(beats: Mapping[int, Beat | None], *, now: float, alive_seconds: fl
     return f"{head}: all processes live, and the others wait for {names}; {tail}"
 
 
-def _age(beat: Beat | None, now: float) -> str:
-    return "never" if beat is None else f"{now - beat.written:.0f} s ago, {beat.doing} at step {beat.step}"
+def _last_word(beat: Beat | None, silence: float) -> str:
+    return "never heard of" if beat is None else f"silent for at least {silence:.0f} s, before that {beat.doing} at step {beat.step}"
 
 
 class Watchdog:
@@ -76,25 +76,39 @@ class Watchdog:
         store: that all processes reach; None = the default group's, over a connection of its own.
         timeout_seconds: without progress after which the run ends.
         give_up: called with the sentence; by default the process writes it to stderr and exits.
+        clock: seconds, of this process alone.
     """
 
-    def __init__(self, rank: int, world: int, *, timeout_seconds: float, store: Any = None, give_up: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        rank: int,
+        world: int,
+        *,
+        timeout_seconds: float,
+        store: Any = None,
+        give_up: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.rank, self.world, self.timeout = rank, world, timeout_seconds
         self._store = store if store is not None else _own_connection()
         self._give_up = give_up or _exit
         self._interval = min(max(timeout_seconds / 10, 0.2), 10.0)
-        self._step, self._doing, self._moved = 0, "starting", time.monotonic()
+        self._alive = 4 * self._interval + 2
+        self._clock = clock
+        self._step, self._doing, self._moved = 0, "starting", clock()
+        self._count = 0
+        self._heard: dict[int, tuple[Beat | None, float]] = {}  # of every process the last word, and when it was first read
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     def start(self) -> None:
         """Begin to watch."""
-        self._moved = time.monotonic()
+        self._moved = self._clock()
         self._thread.start()
 
     def progress(self, step: int, doing: str) -> None:
         """This process has got somewhere."""
-        self._step, self._doing, self._moved = step, doing, time.monotonic()
+        self._step, self._doing, self._moved = step, doing, self._clock()
 
     def stop(self) -> None:
         """End watching; what follows has no time limit."""
@@ -105,22 +119,36 @@ class Watchdog:
     def _run(self) -> None:
         while not self._ended.wait(self._interval):
             try:
-                self._publish()
-                if time.monotonic() - self._moved > self.timeout:
-                    self._give_up(self._sentence())
+                sentence = self.look()
+                if sentence is not None:
+                    self._give_up(sentence)
                     return
             except RuntimeError as error:  # the store is gone: torch has no kind of its own for that
-                if not self._ended.is_set() and time.monotonic() - self._moved > self.timeout:
+                if not self._ended.is_set() and self._standstill() > self.timeout:
                     self._give_up(f"no progress for {self.timeout:.0f} s, and rank 0, which keeps the store, does not answer ({str(error).splitlines()[0]})")
                     return
 
-    def _publish(self) -> None:
-        beat = Beat(self._step, self._doing, time.monotonic() - self._moved, time.time(), _waits_for_others())
-        self._store.set(f"watchdog/{self.rank}", json.dumps(beat.__dict__))
+    def look(self) -> str | None:
+        """Give a sign of life, and read those of the others when the standstill gets long; the sentence that ends the run, if it is too long."""
+        self._publish()
+        if self._standstill() <= self.timeout - 2 * self._alive:
+            return None  # nobody needs to read as long as things move: it costs a message for every other process
+        for rank in range(self.world):
+            beat = self._beat(rank)
+            if rank not in self._heard or self._heard[rank][0] != beat:
+                self._heard[rank] = beat, self._clock()
+        if self._standstill() <= self.timeout:
+            return None
+        silence = {rank: self._clock() - since for rank, (_, since) in self._heard.items()}
+        return diagnosis({rank: beat for rank, (beat, _) in self._heard.items()}, silence, alive_seconds=self._alive, timeout_seconds=self.timeout)
 
-    def _sentence(self) -> str:
-        beats = {rank: self._beat(rank) for rank in range(self.world)}
-        return diagnosis(beats, now=time.time(), alive_seconds=4 * self._interval + 2, timeout_seconds=self.timeout)
+    def _standstill(self) -> float:
+        return self._clock() - self._moved
+
+    def _publish(self) -> None:
+        self._count += 1
+        beat = Beat(self._step, self._doing, self._count, _waits_for_others())
+        self._store.set(f"watchdog/{self.rank}", json.dumps(beat.__dict__))
 
     def _beat(self, rank: int) -> Beat | None:
         key = f"watchdog/{rank}"

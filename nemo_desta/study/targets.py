@@ -8,8 +8,10 @@ from lhotse import CutSet
 from lhotse.cut import Cut
 from lhotse.utils import fastcopy
 
+from nemo_desta.config import DataConfig
 from nemo_desta.corpora.manifests import read_cuts, write_cuts
 from nemo_desta.data.conversation import AudioLayout, Tokenizer, render
+from nemo_desta.data.dataset import fit
 from nemo_desta.data.supervision import self_generated, source_supervision
 from nemo_desta.generation.runner import generate_targets
 from nemo_desta.generation.template_targets import template_targets
@@ -38,7 +40,7 @@ def write_targets(cfg: StudyConfig, paths: Paths) -> dict[str, int]:
         for name, chosen in cfg.targets.items()
     }
     tokenizer, layout = load_tokenizer(cfg.base.model.llm), layout_of(cfg.base.model, cfg.base.data.max_transcript_tokens)
-    rows = {name: trainable(cuts, tokenizer, layout, cfg.base.data.max_tokens) for name, cuts in sets.items()}
+    rows = {name: trainable(cuts, tokenizer, layout, cfg.base.data) for name, cuts in sets.items()}
     common = common_rows(rows, cfg.rows)
     for name, cuts in sets.items():
         path = paths.targets(name)
@@ -57,8 +59,8 @@ def _written(cfg: StudyConfig, name: str, paths: Paths) -> CutSet:
     return read_cuts(generate_targets(writer_config(cfg, name, paths))).to_eager()
 
 
-def trainable(cuts: Iterable[Cut], tokenizer: Tokenizer, layout: AudioLayout, max_tokens: int) -> set[str]:
-    """Ids of the rows about one clip that are not too long to train on: a row that one arm skips, all must skip."""
+def trainable(cuts: Iterable[Cut], tokenizer: Tokenizer, layout: AudioLayout, data: DataConfig) -> set[str]:
+    """Ids of the rows about one clip that are not too long to train on, or can be cut: a row that one arm skips, all must skip."""
     found = set()
     for cut in cuts:
         for row in self_generated(cut):
@@ -67,8 +69,11 @@ def trainable(cuts: Iterable[Cut], tokenizer: Tokenizer, layout: AudioLayout, ma
                 continue
             text = source_supervision(cut).text
             rendered = render(custom["messages"], tokenizer, layout, transcripts=[text], response=(row.text or "").strip())
-            if len(rendered.input_ids) <= max_tokens:
-                found.add(row.id)
+            try:
+                fit(rendered, data.max_tokens, data.overlong)
+            except ValueError:
+                continue
+            found.add(row.id)
     return found
 
 

@@ -7,6 +7,7 @@ import torch
 from lhotse import CutSet, Recording
 from lhotse.utils import fastcopy
 
+from nemo_desta.config import Overlong
 from nemo_desta.corpora.manifests import read_cuts, write_cuts
 from nemo_desta.data.conversation import AudioLayout
 from nemo_desta.data.dataset import DestaDataset, load_samples, training_units
@@ -56,6 +57,32 @@ def test_long_rows_and_bad_clips_are_left_out_and_named(tmp_path):
     assert {"row-2-0", "row-2-1"} <= set(reasons) and "undecodable" in reasons["row-2-0"]
     long = DestaDataset(tiny_tokenizer(), LAYOUT, micro_batch_tokens=10_000, max_tokens=20)[cuts]
     assert not long.micro_batches and all("too long" in why or "undecodable" in why for _, why in long.skipped) and len(long.skipped) == 8
+
+
+def test_a_long_row_can_lose_the_end_of_its_response_but_nothing_of_its_prompt(tmp_path):
+    (cut,) = tiny_targets(tmp_path, clips=1, rows_each=2)
+    cut.supervisions[1].text = "A long tone. " * 20
+    cut.supervisions[2].custom["messages"] = [{"role": "user", "content": "<|AUDIO|> " + "What is it? " * 40}]
+    cuts = CutSet.from_cuts([cut])
+
+    def step_of(max_tokens, overlong=Overlong.cut):
+        return DestaDataset(tiny_tokenizer(), LAYOUT, micro_batch_tokens=10_000, max_tokens=max_tokens, overlong=overlong)[cuts]
+
+    whole = step_of(2000)
+    (batch,) = whole.micro_batches
+    end = int(batch.tokens.cu_seqlens_S1[1])
+    prompt = int((batch.tokens.labels_T[:end] == -100).sum())
+    for limit in (prompt + 1, end - 1):
+        step = step_of(limit)
+        (shorter,) = step.micro_batches
+        assert step.row_ids == ["row-0-0"] and shorter.tokens.num_targets == limit - prompt
+        assert torch.equal(shorter.tokens.input_ids_T, batch.tokens.input_ids_T[:limit])
+        assert torch.equal(shorter.tokens.labels_T, batch.tokens.labels_T[:limit])
+        assert torch.equal(shorter.tokens.slots_PQ, batch.tokens.slots_PQ[:1])
+        ((row, why),) = step.skipped
+        assert row == "row-0-1" and "its prompt alone has" in why and f"data.max_tokens={limit}" in why
+    assert not step_of(prompt).micro_batches and not step_of(end - 1, Overlong.skip).micro_batches
+    assert step_of(end).micro_batches[0].tokens.labels_T[-1] == tiny_tokenizer().eos_token_id
 
 
 def with_messages(cut, *contents):

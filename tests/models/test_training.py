@@ -19,9 +19,10 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from nemo_desta.checkpoint import CheckpointConfig, latest_checkpoint, load_weights, step_of
 from nemo_desta.checkpoint.lightning_io import DirectoryCheckpointIO
-from nemo_desta.config import DestaConfig, Precision
+from nemo_desta.config import DestaConfig, ModelConfig, Overlong, Precision, TrainerConfig
 from nemo_desta.models.interruption import SaveAndStop
 from nemo_desta.models.lightning import SKIPPED
+from nemo_desta.models.same_run import check_same_run, decisive_settings
 from nemo_desta.models.training import load_targets, train
 from tests.models.train_child import config
 from tests.tiny import tiny_model_config, tiny_targets
@@ -201,6 +202,17 @@ def test_what_decides_the_result_may_not_change_and_what_saves_memory_may(tmp_pa
         setattr(getattr(other, section), key, value)
         with pytest.raises(ValueError, match=rf"another configuration \(different: {section}\.{key.replace('precision', '')}.*remove .*train"):
             train(other)
+
+
+def test_the_record_of_a_run_from_before_a_key_stands_for_what_it_did(tmp_path):
+    cfg = DestaConfig(name="toy", run_dir=str(tmp_path), model=ModelConfig(llm="llm", encoder="encoder"), trainer=TrainerConfig(max_steps=2))
+    record = {"config": decisive_settings(cfg), "inputs": {"targets": {"sha256": "x"}}}
+    del record["config"]["data"]["overlong"]
+    (tmp_path / "manifest.json").write_text(json.dumps(record))
+    check_same_run(tmp_path, decisive_settings(cfg), "x")
+    cfg.data.overlong = Overlong.cut
+    with pytest.raises(ValueError, match=r"data\.overlong was 'skip', is 'cut'"):
+        check_same_run(tmp_path, decisive_settings(cfg), "x")
 
 
 def test_one_key_records_steps_with_pytorchs_profiler(tmp_path):

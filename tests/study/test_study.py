@@ -7,8 +7,10 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from nemo_desta.config import DataConfig, DestaConfig, EvalConfig, GenerationConfig, LoraConfig, OptimConfig, TrainerConfig
+from nemo_desta.config import DataConfig, DestaConfig, EvalConfig, GenerationConfig, LoraConfig, OptimConfig, Overlong, TrainerConfig
 from nemo_desta.corpora.manifests import read_cuts, write_cuts
+from nemo_desta.data.conversation import AudioLayout
+from nemo_desta.data.dataset import DestaDataset
 from nemo_desta.data.supervision import self_generated
 from nemo_desta.study import run
 from nemo_desta.study.arms import Paths, arm_config, arms
@@ -16,9 +18,9 @@ from nemo_desta.study.config import StudyConfig, TargetSetConfig, Writer, check_
 from nemo_desta.study.language import Instruction, answer_perplexity, instruction_following, load_instructions, untouched
 from nemo_desta.study.report import table
 from nemo_desta.study.run import run_study
-from nemo_desta.study.targets import common_rows
+from nemo_desta.study.targets import common_rows, trainable
 from tests.evaluation.toys import make_cuts
-from tests.tiny import read_json, tiny_model_config
+from tests.tiny import PLACEHOLDER, read_json, tiny_model_config, tiny_targets, tiny_tokenizer
 
 pytestmark = pytest.mark.timeout(900)
 SETS = {"self": TargetSetConfig(about="own"), "other": TargetSetConfig(), "template": TargetSetConfig(writer=Writer.template)}
@@ -109,6 +111,19 @@ def test_an_arm_is_the_recipe_with_other_targets_and_lora(tmp_path: Path) -> Non
         data = dataclasses.replace(found.data, manifest=None)
         assert dataclasses.replace(found, name="toy", run_dir="unused", model=model, data=data) == cfg.base
     assert [c.model.lora.enabled for c in configs] == [False] * 3 + [True] * 3
+
+
+def test_the_rows_of_the_arms_are_those_that_training_uses(tmp_path: Path) -> None:
+    cuts, tokenizer, layout = tiny_targets(tmp_path, clips=3), tiny_tokenizer(), AudioLayout(PLACEHOLDER, 3)
+    for i, cut in enumerate(cuts):
+        cut.supervisions[1].text = "A long tone. " * 40 * (i + 1)
+        cut.supervisions[2].custom["messages"][-1]["content"] += " again" * 200 * i
+    found = {}
+    for overlong in Overlong:
+        data = DataConfig(max_tokens=200, overlong=overlong)
+        found[overlong] = trainable(cuts, tokenizer, layout, data)
+        assert found[overlong] == set(DestaDataset(tokenizer, layout, micro_batch_tokens=1000, max_tokens=200, overlong=overlong)[cuts].row_ids)
+    assert found[Overlong.skip] == {"row-0-1"} and found[Overlong.cut] == {"row-0-0", "row-1-0", "row-2-0", "row-0-1"}
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

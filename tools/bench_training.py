@@ -38,6 +38,7 @@ from nemo_desta.models.steps import DataParallelSteps, Steps
 from nemo_desta.models.throughput import Cost, peak_flops, peak_memory_bytes
 from nemo_desta.modules.perception import Perception
 from nemo_desta.modules.whisper import WhisperTaps
+from nemo_desta.parallel.shapes import LLAMA_8B
 from nemo_desta.parallel.weights import Piece
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,9 +79,6 @@ class Preset:
 
 TINY_LLM = LlamaConfig(vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
 TINY_ENCODER = WhisperConfig(d_model=32, encoder_layers=3, encoder_attention_heads=2, encoder_ffn_dim=64, decoder_layers=1)
-LLAMA_8B = LlamaConfig(
-    vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8, tie_word_embeddings=False
-)
 LARGE_V3 = WhisperConfig(d_model=1280, encoder_layers=32, encoder_attention_heads=20, encoder_ffn_dim=5120, num_mel_bins=128, decoder_layers=1)
 MINI: dict[str, Any] = {"num_layers": 2, "num_queries": 16, "ffn_size": 1024, "dropout": 0.0}
 MINI_LLM, MINI_ENCODER = "asset://smollm2-135m-instruct", "asset://whisper-base"

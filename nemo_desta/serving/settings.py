@@ -25,7 +25,7 @@ class LimitsConfig:
     max_text_chars: int = 100_000  # characters of all messages together; more is 413
     max_new_tokens: int = 1024  # tokens of an answer; a request that asks for more gets this many
     default_new_tokens: int = 512  # tokens of an answer where the request does not say
-    max_uploads: int = 8  # bodies being received and decoded at the same time; more is 429
+    max_uploads: int = 16  # bodies being received and decoded at the same time (as many as a batch holds); more is 429
     max_queue: int = 64  # requests that wait for a place in the batch; more is 503
     max_queue_seconds: float = 120.0  # a request that waited longer for its turn is given up with 503
     upload_seconds: float = 60.0  # a body must have arrived after so long; else 408

@@ -204,7 +204,7 @@ def _read(loader: Any, clips: int) -> float:
 def bench_tagging(work: Path, clips: int, taggers: Sequence[str] = TAGGERS) -> dict[str, Any]:
     """Each tagger alone on the same clips, its model loaded before."""
     from nemo_desta.assets import AssetError
-    from nemo_desta.seed.taggers.run import tag_lines
+    from nemo_desta.manifests.tagging import tag_lines
     from tools.tag_cuts import build
 
     lines = (work / "clips.jsonl").read_text(encoding="utf-8").splitlines()

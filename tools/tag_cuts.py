@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from nemo_desta.assets import AssetError, resolve_model
+from nemo_desta.manifests.tagging import TagJob, tag_manifest
 from nemo_desta.seed.taggers.base import Tagger
-from nemo_desta.seed.taggers.run import TagJob, tag_manifest
 
 
 def _measured(_: str) -> Tagger:

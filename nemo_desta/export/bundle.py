@@ -20,7 +20,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from nemo_desta.manifests.locking import locked_file, name_holder
+from nemo_desta.locking import locked_file, name_holder
 from nemo_desta.provenance import plain, sha256_file, write_json_atomic
 
 logger = logging.getLogger(__name__)

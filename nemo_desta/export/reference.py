@@ -6,7 +6,9 @@ Shape suffixes: S samples, M mel bands, L mel frames, Q query slots, H LLM width
 """
 
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +75,17 @@ class Reference:
             raise ValueError(f"cannot read {path} ({error}): export the bundle again") from error
 
 
+@contextmanager
+def without_onednn() -> Iterator[None]:
+    """PyTorch's own kernels: oneDNN's fp32 is less exact on CPUs with AMX (3e-5 instead of 5e-6 behind Whisper-base), and engines are held against this."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="TF32 acceleration")  # said of Intel GPUs whenever this switch is touched
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
+
+
 def make_reference(model: "DestaModel", clips: Sequence[Array]) -> Reference:
     """Ask the PyTorch model.
 
@@ -84,7 +97,7 @@ def make_reference(model: "DestaModel", clips: Sequence[Array]) -> Reference:
 
     assert clips
     encoder = model.perception.encoder
-    with torch.inference_mode():
+    with torch.inference_mode(), without_onednn():
         batches = [encoder.featurizer([clip], encoder.pad_to) for clip in clips]
         embeds = torch.cat([model.perception(f.to(model.device), n).float() for f, n in batches])
     prompts = [rendered_prompt(model, question, numbers) for question, numbers in questions(len(clips))]

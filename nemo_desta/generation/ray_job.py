@@ -42,7 +42,7 @@ from nemo_desta.generation.several import deal_comparisons, table_of_part
 from nemo_desta.generation.statistics import merged
 from nemo_desta.generation.throughput import log_throughput, throughput
 from nemo_desta.generation.worker import Job, Worker, raise_error
-from nemo_desta.manifests.locking import exclusive
+from nemo_desta.locking import exclusive
 from nemo_desta.manifests.store import DESCRIPTION
 from nemo_desta.manifests.store_writer import describe
 from nemo_desta.seed.prompts import PromptPool

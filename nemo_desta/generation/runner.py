@@ -31,7 +31,7 @@ from nemo_desta.generation.plan import TargetRow, vocabulary
 from nemo_desta.generation.throughput import FILE as THROUGHPUT
 from nemo_desta.generation.throughput import log_throughput, throughput
 from nemo_desta.generation.turns import follow_ups
-from nemo_desta.manifests.locking import exclusive
+from nemo_desta.locking import exclusive
 from nemo_desta.seed.describe import with_seed
 from nemo_desta.seed.prompts import POOL_DIR, PromptPool, load_pool
 

@@ -19,7 +19,7 @@ from lhotse.cut import Cut
 from nemo_desta.config import GenerationConfig
 from nemo_desta.generation.comparison import Choice, ClipTable, Compared, choose, comparisons_for
 from nemo_desta.generation.parts import Part
-from nemo_desta.manifests.locking import explain_full_disk
+from nemo_desta.locking import explain_full_disk
 from nemo_desta.manifests.records import Record, decode, encode, to_cut
 from nemo_desta.manifests.sources import Problems, file_records
 from nemo_desta.seed.attributes import attributes_of

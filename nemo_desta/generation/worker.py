@@ -17,8 +17,8 @@ from nemo_desta.generation.parts import Part
 from nemo_desta.generation.paths import Paths
 from nemo_desta.generation.runner import Unit, done_key, is_done, read_json, write_targets
 from nemo_desta.generation.several import compared_of
+from nemo_desta.locking import exclusive
 from nemo_desta.manifests.indexing import index_jsonl
-from nemo_desta.manifests.locking import exclusive
 from nemo_desta.manifests.sources import Problems
 from nemo_desta.seed.prompts import PromptPool
 

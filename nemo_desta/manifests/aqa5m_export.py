@@ -6,9 +6,9 @@ from collections import Counter
 from pathlib import Path
 from typing import BinaryIO
 
+from nemo_desta.locking import exclusive, explain_full_disk
 from nemo_desta.manifests.aqa5m import to_rows
 from nemo_desta.manifests.aqa5m_import import format_row
-from nemo_desta.manifests.locking import exclusive, explain_full_disk
 from nemo_desta.manifests.sources import Problems, records
 from nemo_desta.manifests.store import is_store, read_description
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from nemo_desta.locking import explain_full_disk
 from nemo_desta.manifests.aqa5m import (
     MAX_SECONDS,
     NO_DATASET,
@@ -30,7 +31,6 @@ from nemo_desta.manifests.aqa5m import (
     source_supervision,
 )
 from nemo_desta.manifests.durations import AudioInfo, DurationCache
-from nemo_desta.manifests.locking import explain_full_disk
 from nemo_desta.manifests.records import Record, decode, encode
 from nemo_desta.manifests.sources import lines
 from nemo_desta.manifests.store_writer import SHARD_LINES, StoreWriter

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_desta.manifests.parallel import parallel_map
 from nemo_desta.manifests.records import Record, audio_path
+from nemo_desta.processes import parallel_map
 
 NO_HASH = 0  # of audio that cannot be read, and of clips that need none
 

@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
 
-from nemo_desta.manifests.parallel import killed_worker
+from nemo_desta.processes import killed_worker
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from nemo_desta.manifests.locking import exclusive, explain_full_disk
+from nemo_desta.locking import exclusive, explain_full_disk
 from nemo_desta.manifests.records import check_record, decode, rows_of
 from nemo_desta.manifests.sources import Problems, lines
 from nemo_desta.manifests.store import write_index

@@ -25,12 +25,12 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from nemo_desta.manifests.locking import FULL, exclusive, fsync_folder
-from nemo_desta.manifests.parallel import parallel_map
+from nemo_desta.locking import FULL, exclusive, fsync_folder
 from nemo_desta.manifests.records import FURTHER_AUDIO, Record, encode, rows_of, to_cut
 from nemo_desta.manifests.shar_further import has_further, write_further
 from nemo_desta.manifests.sources import SHARD_DAMAGE, SHARDS, Problems, file_records, manifest_files, shar_folder, shard_fields
 from nemo_desta.manifests.store_writer import PLAN
+from nemo_desta.processes import parallel_map
 from nemo_desta.provenance import sha256_file, write_json_atomic
 
 logger = logging.getLogger(__name__)

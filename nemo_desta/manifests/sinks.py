@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from nemo_desta.manifests.locking import explain_full_disk, locked_file
+from nemo_desta.locking import explain_full_disk, locked_file
 from nemo_desta.manifests.records import Record, encode
 from nemo_desta.manifests.store_writer import SHARD_LINES, StoreWriter, remove_output
 

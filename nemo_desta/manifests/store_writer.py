@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from nemo_desta.manifests.locking import exclusive, explain_full_disk, fsync_folder
+from nemo_desta.locking import exclusive, explain_full_disk, fsync_folder
 from nemo_desta.manifests.records import Record, encode, rows_of
 from nemo_desta.manifests.store import DESCRIPTION, FORMAT, MAX_ROWS, index_file, lengths_file, read_description, write_index
 from nemo_desta.provenance import plain, write_json_atomic

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from nemo_desta.manifests.durations import probe
-from nemo_desta.manifests.parallel import parallel_map
 from nemo_desta.manifests.records import FURTHER_AUDIO, NAMED, Record, attributes, audio_path, clip_key, custom, further_of, rows_of, source_of
 from nemo_desta.manifests.sources import Problems, cuts, records, shar_folder
+from nemo_desta.processes import parallel_map
 
 REQUIRED = ("dataset", "domain", "split", "license", "seed_description")  # of the cut's custom (contract C1)
 DOMAINS = ("speech", "sound", "music", "mixed")

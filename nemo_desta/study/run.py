@@ -14,7 +14,7 @@ from nemo_desta.corpora.mixture import ensure_mixture
 from nemo_desta.evaluation.pipeline import evaluate_run
 from nemo_desta.evaluation.results import read_json
 from nemo_desta.generation.perplexity import Score, Scorer, compare, target_texts
-from nemo_desta.manifests.locking import exclusive
+from nemo_desta.locking import exclusive
 from nemo_desta.models import DestaModel
 from nemo_desta.models.training import train
 from nemo_desta.modules.transcriber import WhisperTranscriber

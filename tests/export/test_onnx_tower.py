@@ -16,6 +16,7 @@ from onnx import TensorProto, numpy_helper
 from nemo_desta.config import ConnectorConfig, PadTo
 from nemo_desta.export.audio_tower import tower_of
 from nemo_desta.export.onnx_tower import Parity, compare, export_tower, in_dtype
+from nemo_desta.export.reference import without_onednn
 from nemo_desta.export.settings import Dtype
 from nemo_desta.export.source import made_clips
 from nemo_desta.export.tensorrt_build import build_in_process, is_installed, tower_profiles
@@ -43,7 +44,7 @@ def run(path, perception, batches=BATCHES, clips=None):
         features, lengths = perception.encoder.featurizer([clips[(i + size) % len(clips)] for i in range(size)], perception.encoder.pad_to)
         feed = {"input_features": features.numpy(), "lengths": lengths.numpy()}
         got.append(session.run(None, {n: feed[n] for n in names})[0])
-        with torch.no_grad():
+        with torch.no_grad(), without_onednn():  # as the bundle's reference, exact on every CPU
             want.append(perception(features, lengths).numpy())
     return got, want
 

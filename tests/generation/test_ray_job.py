@@ -30,7 +30,7 @@ from nemo_desta.generation.ray_job import generate_on_ray
 from nemo_desta.generation.runner import generate_targets
 from nemo_desta.generation.several import FURTHER, table_of_part
 from nemo_desta.generation.worker import Job, Worker, raise_error
-from nemo_desta.manifests.locking import exclusive
+from nemo_desta.locking import exclusive
 from nemo_desta.manifests.shar import SharOptions, write_shar
 from nemo_desta.manifests.sources import Problems, Span, file_records, lines, spans
 from nemo_desta.manifests.store import IndexedStore

@@ -23,7 +23,7 @@ from nemo_desta.generation import runner
 from nemo_desta.generation.engines.base import LENGTH, STOP, Completion
 from nemo_desta.generation.journal import Journal
 from nemo_desta.generation.runner import generate_targets, model_revision
-from nemo_desta.manifests.locking import exclusive
+from nemo_desta.locking import exclusive
 from nemo_desta.seed.describe import describe
 from nemo_desta.seed.prompts import load_pool
 from tests.generation.clips import answer, config, lively_llm

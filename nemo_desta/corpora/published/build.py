@@ -31,8 +31,8 @@ from nemo_desta.corpora.published.base import (
     PublishedCorpus,
     Skips,
 )
-from nemo_desta.manifests.locking import explain_full_disk
-from nemo_desta.manifests.parallel import parallel_map
+from nemo_desta.locking import explain_full_disk
+from nemo_desta.processes import parallel_map
 from nemo_desta.provenance import manifest
 from nemo_desta.seed.describe import describe
 from nemo_desta.seed.measure import measure

@@ -15,10 +15,10 @@ import pytest
 import soundfile
 
 from nemo_desta.corpora.manifests import read_cuts, write_cuts
+from nemo_desta.manifests import tagging as run_module
 from nemo_desta.manifests.sinks import open_sink
+from nemo_desta.manifests.tagging import TagJob, tag_manifest
 from nemo_desta.seed.taggers import Clip, Tag, Tagger, Tags
-from nemo_desta.seed.taggers import run as run_module
-from nemo_desta.seed.taggers.run import TagJob, tag_manifest
 from tests.tiny import read_json, tone_cut
 from tools.tag_cuts import main
 
@@ -73,7 +73,7 @@ def test_every_clip_is_tagged_in_order_whatever_the_processes(source: Path) -> N
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(source: Path) -> None:
     tag_manifest(job(source, "whole.jsonl"))
-    code = f"from tests.seed.test_tag_run import *; tag_manifest(job(Path({str(source)!r}), 'killed.jsonl', taggers=('counting:tone-7',)))"
+    code = f"from tests.manifests.test_tagging import *; tag_manifest(job(Path({str(source)!r}), 'killed.jsonl', taggers=('counting:tone-7',)))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "TAGGER_DIES": "1"}, capture_output=True, check=False
     )

@@ -80,9 +80,9 @@ def explain_full_disk(where: Path, what_is_safe: str) -> Iterator[None]:
         raise
 
 
-def fsync_folder(directory: Path) -> None:
-    """Make renames inside a folder outlive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def fsync(path: Path) -> None:
+    """Have a file's content, or the names in a folder, outlive a power cut: a name must not stand for half a file."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -6,7 +6,6 @@ code reads ours and we read ``DeSTA-ntu/DeSTA2.5-Audio-Llama-3.1-8B``. The backb
 
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from nemo_desta.locking import fsync
 
 logger = logging.getLogger(__name__)
 
@@ -140,11 +141,11 @@ def written_whole(folder: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         yield partial
         for path in (*partial.rglob("*"), partial):
-            _sync(path)
+            fsync(path)
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)
-        _sync(folder.parent)
+        fsync(folder.parent)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save and safetensors have their own words for a full disk
         reason = " ".join(str(error).split())
         number = error.errno if isinstance(error, OSError) else None
@@ -152,15 +153,6 @@ def written_whole(folder: Path) -> Iterator[Path]:
         raise OSError(number, sentence) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Have a file's or a folder's content on the disk before it gets its name: after a power cut a name must not stand for half a file."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_model(folder: Path, config: CheckpointConfig, state: Mapping[str, Tensor]) -> None:

@@ -25,7 +25,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from nemo_desta.locking import FULL, exclusive, fsync_folder
+from nemo_desta.locking import FULL, exclusive, fsync
 from nemo_desta.manifests.records import FURTHER_AUDIO, Record, encode, rows_of, to_cut
 from nemo_desta.manifests.shar_further import has_further, write_further
 from nemo_desta.manifests.sources import SHARD_DAMAGE, SHARDS, Problems, file_records, manifest_files, shar_folder, shard_fields
@@ -172,11 +172,9 @@ def _write_shard(task: tuple[int, list[Source], str, SharOptions, bool]) -> int 
         (work / SHARDS).mkdir(parents=True)
         marker = _fill(work, number, part, options, further)
         for name in marker["files"]:
-            descriptor = os.open(work / name, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+            fsync(work / name)
             os.replace(work / name, output / name)
-        fsync_folder(output / SHARDS)
+        fsync(output / SHARDS)
         write_json_atomic(output / _marker(number), marker)
     except OSError as error:
         if error.errno not in FULL:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from nemo_desta.locking import exclusive, explain_full_disk, fsync_folder
+from nemo_desta.locking import exclusive, explain_full_disk, fsync
 from nemo_desta.manifests.records import Record, encode, rows_of
 from nemo_desta.manifests.store import DESCRIPTION, FORMAT, MAX_ROWS, index_file, lengths_file, read_description, write_index
 from nemo_desta.provenance import plain, write_json_atomic
@@ -159,7 +159,7 @@ class StoreWriter:
                 shard = self.directory / self._name
                 write_index(shard, self._offsets, self._milliseconds, self._rows)  # type: ignore[arg-type]
                 os.replace(shard.with_name(f"{self._name}.part"), shard)
-                fsync_folder(self.directory)
+                fsync(self.directory)
             entry = {"name": self._name, "lines": len(self._rows), "rows": sum(self._rows), "seconds": round(sum(self._milliseconds) / 1000, 3)}
             entry |= {"bytes": self._offsets[-1], "sha256": self._sha.hexdigest()}
         with explain_full_disk(self.directory, self.safe):

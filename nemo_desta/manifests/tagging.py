@@ -5,8 +5,6 @@ ends at and how many bytes of the part). A restart cuts the part back to the las
 memory does not grow with the manifest.
 """
 
-import contextlib
-import fcntl
 import gzip
 import itertools
 import json
@@ -28,6 +26,7 @@ from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 
 from nemo_desta import provenance
+from nemo_desta.locking import explain_full_disk, locked_file, name_holder
 from nemo_desta.manifests.sources import lines as file_lines
 from nemo_desta.manifests.sources import manifest_files, shar_folder
 from nemo_desta.manifests.store import DESCRIPTION
@@ -96,7 +95,8 @@ def tag_manifest(job: TagJob) -> dict[str, Any]:
         raise ValueError(f"{job.source} is a Shar folder, whose audio lies in tar files: tag the cuts before tools/manifests.py shard")
     manifest_files(job.source)  # refuses a folder that is no store, or a damaged one
     job.target.parent.mkdir(parents=True, exist_ok=True)
-    with _exclusive(job.target):
+    with locked_file(_beside(job.target, "lock"), job.target) as lock:
+        name_holder(lock)
         identity, manifest = _identity(job), _read(_beside(job.target, "manifest.json"))
         if job.target.exists():
             if manifest.get("job") == identity:
@@ -182,11 +182,9 @@ class _Progress:
         self.counts.update(chunk.counts)
         self.problems += chunk.problems
         note = {"lines": self.lines, "bytes": self.bytes, "counts": dict(chunk.counts), "problems": chunk.problems}
-        try:
+        with explain_full_disk(self.part, "earlier clips are safe"):
             _append(self.part, data)
             _append(self.log, (json.dumps(note, ensure_ascii=False) + "\n").encode())
-        except OSError as error:
-            raise OSError(error.errno, f"cannot write {self.part} ({error.strerror}): make room, then start again; earlier clips are safe") from error
 
 
 def _append(path: Path, data: bytes) -> None:
@@ -194,16 +192,6 @@ def _append(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def _exclusive(target: Path) -> Iterator[None]:
-    with open(_beside(target, "lock"), "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another process writes {target}: wait for it, or choose another file") from None
-        yield
 
 
 # --- work --------------------------------------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from nemo_desta.corpora.manifests import read_cuts, write_cuts
+from nemo_desta.locking import locked_file
 from nemo_desta.manifests import tagging as run_module
 from nemo_desta.manifests.sinks import open_sink
 from nemo_desta.manifests.tagging import TagJob, tag_manifest
@@ -165,7 +166,8 @@ def test_a_dead_process_and_a_full_disk_lose_nothing(source: Path, monkeypatch: 
 
 
 def test_wrong_jobs_are_refused(source: Path) -> None:
-    with run_module._exclusive(source.parent / "tagged.jsonl.gz"), pytest.raises(ValueError, match="another process writes"):
+    held = locked_file(source.parent / "tagged.jsonl.gz.lock", source.parent)
+    with held, pytest.raises(ValueError, match=r"tagged.jsonl.gz is being written by "):
         tag_manifest(job(source))
     tag_manifest(job(source))
     with pytest.raises(ValueError, match="was not written by this command"):

@@ -3,7 +3,6 @@
 The audio is referenced in place and not decoded, except where a corpus's seed holds measured attributes (pitch, loudness, rate, SNR).
 """
 
-import fcntl
 import gzip
 import inspect
 import json
@@ -11,7 +10,6 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -31,7 +29,7 @@ from nemo_desta.corpora.published.base import (
     PublishedCorpus,
     Skips,
 )
-from nemo_desta.locking import explain_full_disk
+from nemo_desta.locking import exclusive, explain_full_disk
 from nemo_desta.processes import parallel_map
 from nemo_desta.provenance import manifest
 from nemo_desta.seed.describe import describe
@@ -70,27 +68,11 @@ def build(corpus: PublishedCorpus, read: Callable[..., Iterator[Entry]], root: P
         kept = list(lines)
         _check(corpus, skips, len(kept), settings, None)
         return _cut_set(kept)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with exclusive(folder):
         _write(corpus, folder, lines, skips, settings, {"corpus_dir": str(root.resolve()), **options})
     from lhotse import CutSet
 
     return CutSet.from_jsonl_lazy(folder / CUTS_FILE)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep a second run out of a folder; the lock falls with the process that holds it.
-
-    Raises:
-        ValueError: Another run is writing there.
-    """
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"another run is writing {folder}: wait for it, or name another output folder") from error
-        yield
 
 
 def _write(corpus: PublishedCorpus, folder: Path, lines: Iterator[tuple[str, float]], skips: Skips, settings: PrepareOptions, options: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from nemo_desta.corpora.published.base import Entry, Part, Skips
 from nemo_desta.corpora.published.build import clip_windows, reseed
 from nemo_desta.corpora.published.layout import locate, read_table, split_of, youtube_id
 from nemo_desta.corpora.published.vocabulary import LANGUAGES, emotion, gender
+from nemo_desta.locking import exclusive
 from tests.corpora.published.cases_acted import CASES
 from tests.corpora.published.cases_varied import CASES as VARIED
 from tests.corpora.published.tree import BROKEN, plant
@@ -72,14 +73,8 @@ def test_nothing_usable_is_an_error(crema: Path, tmp_path: Path) -> None:
 
 
 def test_two_runs_do_not_write_the_same_folder(crema: Path, tmp_path: Path) -> None:
-    import fcntl
-
-    folder = tmp_path / "out" / "crema_d"
-    folder.mkdir(parents=True)
-    with (folder / ".lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="another run is writing"):
-            prepare_crema_d(crema, tmp_path / "out")
+    with exclusive(tmp_path / "out" / "crema_d"), pytest.raises(ValueError, match=f"crema_d is being written by process {os.getpid()} on "):
+        prepare_crema_d(crema, tmp_path / "out")
 
 
 @pytest.mark.parametrize("fault", ["a killed worker", "a full disk"])

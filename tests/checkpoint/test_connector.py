@@ -132,7 +132,7 @@ def test_files_reach_the_disk_before_the_checkpoint_gets_its_name(tmp_path, monk
         synced.append(Path(name).name)
         real(descriptor)
 
-    monkeypatch.setattr("nemo_desta.checkpoint.connector.os.fsync", noted)
+    monkeypatch.setattr("nemo_desta.locking.os.fsync", noted)
     DirectoryCheckpointIO(lambda: CARD).save_checkpoint({"state_dict": STATE, "global_step": 1}, tmp_path / "step=1.ckpt")
     assert synced[-1] == tmp_path.name  # the folder that holds the name, last
     assert {"config.json", "model.safetensors", "state.pt", "training_state", "step=1.ckpt.part"} == set(synced[:-1])

@@ -1,5 +1,7 @@
 """Lightning's checkpoint as a directory: the model in the published format, everything needed to resume in ``training_state/``."""
 
+import errno
+import itertools
 import logging
 import pickle
 import shutil
@@ -94,11 +96,16 @@ def resumable_checkpoint(folder: Path) -> Path | None:
 
 
 def _set_aside(folder: Path) -> None:
-    aside = folder.with_name(folder.name + DAMAGED)
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        folder.rename(aside)
-    except FileNotFoundError:
-        return  # another process of the same run was faster
-    except OSError as error:
-        raise OSError(error.errno, f"cannot rename the damaged checkpoint {folder} ({error.strerror}): remove it and start the same command again") from error
+    """Renamed to the first free name. Every process of a run comes here: what another one has just set aside is neither replaced nor removed."""
+    for number in itertools.count(1):
+        aside = folder.with_name(folder.name + (DAMAGED if number == 1 else f".{number}{DAMAGED}"))
+        try:
+            folder.rename(aside)
+        except FileNotFoundError:
+            return  # another process of the same run was faster
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                continue  # left by an earlier damage of the same step
+            said = f"cannot rename the damaged checkpoint {folder} ({error.strerror}): remove it and start the same command again"
+            raise OSError(error.errno, said) from error
+        return

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nemo_desta.checkpoint import CheckpointConfig, latest_checkpoint, load_weights, read_config, save_checkpoint
+from nemo_desta.checkpoint import CheckpointConfig, latest_checkpoint, lightning_io, load_weights, read_config, save_checkpoint
 from nemo_desta.checkpoint.lightning_io import DirectoryCheckpointIO, resumable_checkpoint
 
 CARD = CheckpointConfig("owner/llm", "owner/encoder", placeholder_token="<|x|>", nemo_desta={"taps": [0, 1]})
@@ -82,6 +82,33 @@ def test_a_damaged_newest_checkpoint_is_set_aside_for_the_one_before(tmp_path, c
     assert "step=9.ckpt is damaged" in caplog.text and (tmp_path / "step=9.ckpt.damaged").is_dir()
     (tmp_path / "step=5.ckpt" / part).write_bytes(b"")
     assert resumable_checkpoint(tmp_path) is None
+
+
+def damaged_run(folder):
+    """Two checkpoints, the newer one cut off."""
+    for step in (5, 9):
+        DirectoryCheckpointIO(lambda: CARD).save_checkpoint({"state_dict": STATE, "global_step": step}, folder / f"step={step}.ckpt")
+    (folder / "step=9.ckpt" / "training_state" / "state.pt").write_bytes(b"")
+
+
+def test_what_another_process_has_set_aside_is_kept(tmp_path, monkeypatch):
+    """Every rank of a run looks for the newest checkpoint; here the other one is through between this one's look and its renaming."""
+    damaged_run(tmp_path)
+
+    def slowly(folder):
+        monkeypatch.setattr(lightning_io, "load_state", at_once)
+        assert resumable_checkpoint(tmp_path).name == "step=5.ckpt"
+        return at_once(folder)
+
+    at_once = lightning_io.load_state
+    monkeypatch.setattr(lightning_io, "load_state", slowly)
+    assert resumable_checkpoint(tmp_path).name == "step=5.ckpt" and (tmp_path / "step=9.ckpt.damaged").is_dir()
+
+
+def test_a_second_damage_of_the_same_step_is_set_aside_beside_the_first(tmp_path):
+    for aside in ("step=9.ckpt.damaged", "step=9.ckpt.2.damaged"):
+        damaged_run(tmp_path)
+        assert resumable_checkpoint(tmp_path).name == "step=5.ckpt" and (tmp_path / aside).is_dir()
 
 
 FULL = [

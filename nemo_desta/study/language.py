@@ -15,7 +15,7 @@ from nemo_desta.assets import resolve_model
 from nemo_desta.backbones.hf import HFBackbone, resolve_dtype
 from nemo_desta.config import ModelConfig
 from nemo_desta.data.conversation import render_text
-from nemo_desta.evaluation.ifeval import follows
+from nemo_desta.evaluation.ifeval import ensure_punkt, follows
 from nemo_desta.evaluation.stats import wilson
 from nemo_desta.generation.perplexity import Scorer, TargetText, distribution
 from nemo_desta.models import DestaModel
@@ -46,6 +46,16 @@ def load_instructions(count: int, path: Path = INSTRUCTIONS_PATH) -> list[Instru
     if not 0 <= count <= len(found):
         raise ValueError(f"instructions={count}, but {path.name} holds {len(found)}: ask for 0 to {len(found)}")
     return found[:count]
+
+
+def ready_rules(instructions: Sequence[Instruction]) -> None:
+    """Fetch what the rules of these instructions count with: before the first arm trains, not after.
+
+    Raises:
+        AssetError: it cannot be fetched.
+    """
+    if any(instruction.rule == "length_constraints:number_sentences" for instruction in instructions):
+        ensure_punkt()
 
 
 def instruction_following(model: DestaModel, instructions: Sequence[Instruction]) -> dict[str, Any]:

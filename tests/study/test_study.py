@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from nemo_desta.assets import AssetError
 from nemo_desta.config import DataConfig, DestaConfig, EvalConfig, GenerationConfig, LoraConfig, OptimConfig, Overlong, TrainerConfig
 from nemo_desta.corpora.manifests import read_cuts, write_cuts
 from nemo_desta.data.conversation import AudioLayout
@@ -15,7 +16,7 @@ from nemo_desta.data.supervision import self_generated
 from nemo_desta.study import run
 from nemo_desta.study.arms import Paths, arm_config, arms
 from nemo_desta.study.config import StudyConfig, TargetSetConfig, Writer, check_study
-from nemo_desta.study.language import Instruction, answer_perplexity, instruction_following, load_instructions, untouched
+from nemo_desta.study.language import Instruction, answer_perplexity, instruction_following, load_instructions, ready_rules, untouched
 from nemo_desta.study.report import table
 from nemo_desta.study.run import run_study
 from nemo_desta.study.targets import common_rows, trainable
@@ -142,6 +143,25 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         common_rows({"a": {"x"}, "b": {"y"}}, 0)
     with pytest.raises(ValueError, match="instructions=999"):
         load_instructions(999)
+
+
+def test_what_the_rules_need_is_fetched_before_the_first_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sentence counter that cannot be had is found out at once, not after an arm of training; without such a rule nothing is fetched."""
+    asked: list[list[str]] = []
+
+    def no_network(names: list[str]) -> None:
+        asked.append(names)
+        raise AssetError("nothing can be fetched here")
+
+    monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
+    monkeypatch.setenv("NEMO_DESTA_CACHE", str(tmp_path))
+    monkeypatch.setattr("nemo_desta.evaluation.ifeval.text.fetch", no_network)
+    ready_rules(load_instructions(4))
+    assert not asked
+    cfg = dataclasses.replace(config(tmp_path), instructions=16)
+    with pytest.raises(AssetError):
+        run_study(cfg)
+    assert asked == [["nltk-punkt"]] and not Path(cfg.run_dir).exists()
 
 
 def test_instructions_are_checked_by_their_rules(tmp_path: Path) -> None:

@@ -9,6 +9,6 @@ from nemo_desta.evaluation.ifeval.arguments import Arguments
 from nemo_desta.evaluation.ifeval.check import Variant, follows, instruction_problem, loosened
 from nemo_desta.evaluation.ifeval.rules import GOOGLE_RULES
 from nemo_desta.evaluation.ifeval.speech import SPEECH_RULES
-from nemo_desta.evaluation.ifeval.text import PUNKT_ASSET, punkt_path
+from nemo_desta.evaluation.ifeval.text import PUNKT_ASSET, ensure_punkt, punkt_path
 
-__all__ = ["GOOGLE_RULES", "PUNKT_ASSET", "SPEECH_RULES", "Arguments", "Variant", "follows", "instruction_problem", "loosened", "punkt_path"]
+__all__ = ["GOOGLE_RULES", "PUNKT_ASSET", "SPEECH_RULES", "Arguments", "Variant", "ensure_punkt", "follows", "instruction_problem", "loosened", "punkt_path"]

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nemo_desta.assets import cache_dir
+from nemo_desta.assets import cache_dir, fetch
 from nemo_desta.assets.catalogue import PACKAGES
 from nemo_desta.evaluation.benchmarks.base import Mode
 
@@ -61,6 +61,19 @@ def punkt_path() -> Path:
         f"counting sentences needs NLTK's Punkt model (tokenizers/punkt_tab), which is neither below {nltk.data.path} nor in the asset cache: "
         f"run `python tools/fetch_assets.py fetch {PUNKT_ASSET}`, or set NLTK_DATA"
     )
+
+
+def ensure_punkt() -> Path:
+    """`punkt_path`, fetched into the asset cache where it is missing: for work that will count sentences at its end, and must not find out there.
+
+    Raises:
+        AssetError: it cannot be fetched; the message says why.
+    """
+    try:
+        return punkt_path()
+    except ValueError:
+        fetch([PUNKT_ASSET])
+        return punkt_path()
 
 
 @cache

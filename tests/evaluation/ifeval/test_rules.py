@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemo_desta.evaluation.benchmarks.base import Mode
-from nemo_desta.evaluation.ifeval import GOOGLE_RULES, SPEECH_RULES, Variant, follows, instruction_problem, loosened, punkt_path
+from nemo_desta.evaluation.ifeval import GOOGLE_RULES, SPEECH_RULES, Variant, ensure_punkt, follows, instruction_problem, loosened, punkt_path
 from nemo_desta.evaluation.ifeval import text as language
 
 # instruction, arguments, a response that follows it, one that does not
@@ -163,6 +163,21 @@ def test_a_missing_sentence_model_is_a_sentence_with_a_remedy(monkeypatch: pytes
     monkeypatch.setenv("NEMO_DESTA_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match=r"fetch_assets\.py fetch nltk-punkt"):
         punkt_path()
+
+
+def test_a_missing_sentence_model_is_fetched_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+
+    def fetched(names: list[str]) -> None:
+        asked.append(names)
+        model = tmp_path / "tokenizers" / "punkt_tab" / "english" / "ortho_context.tab"
+        model.parent.mkdir(parents=True)
+        model.touch()
+
+    monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
+    monkeypatch.setenv("NEMO_DESTA_CACHE", str(tmp_path))
+    monkeypatch.setattr("nemo_desta.evaluation.ifeval.text.fetch", fetched)
+    assert ensure_punkt() == tmp_path == ensure_punkt() and asked == [["nltk-punkt"]]
 
 
 line = st.text(alphabet="ab *-•1\\n.'\"", max_size=12)

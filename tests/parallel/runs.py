@@ -9,14 +9,24 @@ from pathlib import Path
 from safetensors import safe_open
 
 from tests.conftest import REPOSITORY
+from tests.parallel.processes import run_program
+from tests.parallel.train_child import train_run
 
 
-def run(home: Path, root: Path, processes: int, **overrides) -> subprocess.CompletedProcess:
-    """A training in ``root`` with the models of ``home``; more than one process is started by torchrun."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    keys = json.dumps({key.replace("__", "."): value for key, value in overrides.items()})
-    command = [sys.executable, *launcher, "-m", "tests.parallel.train_child", str(home), str(root), keys]
+def run(home: Path, root: Path, processes: int, **overrides) -> "subprocess.CompletedProcess[str]":
+    """A training in ``root`` with the models of ``home``; more than one process is watched by torchrun's agent."""
+    return run_program(train_run, _arguments(home, root, overrides), processes)
+
+
+def torchrun(home: Path, root: Path, processes: int, **overrides) -> "subprocess.CompletedProcess[str]":
+    """The same by the command that a user types: the libraries are imported by every process anew."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *launcher, "-m", "tests.parallel.train_child", *_arguments(home, root, overrides)]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=1200, start_new_session=True, check=False)
+
+
+def _arguments(home: Path, root: Path, overrides: dict) -> tuple[str, str, str]:
+    return str(home), str(root), json.dumps({key.replace("__", "."): value for key, value in overrides.items()})
 
 
 def losses(root: Path) -> dict[int, tuple[float, float]]:

@@ -7,7 +7,7 @@ import pytest
 
 from nemo_desta.checkpoint import load_into, load_weights
 from nemo_desta.models.desta import DestaModel
-from tests.parallel.runs import checkpoint, fresh_run, losses, replicas, run
+from tests.parallel.runs import checkpoint, fresh_run, losses, replicas, run, torchrun
 from tests.parallel.train_child import adapted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]  # minutes where other programs share the machine
@@ -15,9 +15,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]  # minutes where othe
 
 def test_a_killed_rank_ends_the_job_and_another_layout_goes_on_with_the_same_losses(alone, tmp_path):
     root = fresh_run(alone, tmp_path / "parallel")
-    killed = run(alone, root, 2, parallel__pp=2, die_at=[1, 3])
+    killed = torchrun(alone, root, 2, parallel__pp=2, die_at=[1, 3])
     assert killed.returncode != 0 and checkpoint(root, 2).is_dir() and not checkpoint(root, 6).is_dir()
-    resumed = run(alone, root, 2, parallel__tp=2, parallel__sequence_parallel=True)
+    resumed = torchrun(alone, root, 2, parallel__tp=2, parallel__sequence_parallel=True)
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     got, wanted = losses(root), losses(alone)
     assert sorted(got) == sorted(wanted) == [1, 2, 3, 4, 5, 6]

@@ -1,7 +1,6 @@
 """One process of a small parallel training, as torchrun starts it.
 
-Arguments: folder of the models, run directory, JSON of overrides by dotted key. Losses go to ``losses.jsonl`` in the run directory, and what every process
-holds of the connector to ``replica-RANK.jsonl``.
+Losses go to ``losses.jsonl`` in the run directory, and what every process holds of the connector to ``replica-RANK.jsonl``.
 """
 
 import dataclasses
@@ -53,10 +52,10 @@ def replica(module: DestaModule) -> dict[str, str]:
     return digests
 
 
-def main() -> None:
-    """Entry point."""
+def train_run(home_path: str, root_path: str, keys: str) -> None:
+    """Train in ``root_path`` with the models of ``home_path``; ``keys`` is the JSON of overrides by dotted key."""
     warnings.filterwarnings("ignore")
-    home, root, overrides = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    home, root, overrides = Path(home_path), Path(root_path), json.loads(keys)
     if "file_bytes" in overrides:  # a full disk, for each file that this process writes
         resource.setrlimit(resource.RLIMIT_FSIZE, (overrides["file_bytes"], resource.RLIM_INFINITY))
     log_step = DestaModule._log_step
@@ -80,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    train_run(*sys.argv[1:])

@@ -3,13 +3,11 @@
 import json
 import os
 import socket
-import time
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from lhotse import CutSet
 
 from nemo_desta.config import OptimConfig
@@ -17,6 +15,7 @@ from nemo_desta.data.dataset import DestaDataset, StepBatch
 from nemo_desta.models import DestaModel
 from nemo_desta.models.lightning import SKIPPED, DestaModule
 from nemo_desta.models.steps import train_step
+from tests.parallel.processes import run_processes
 from tests.tiny import tiny_model_config, tiny_targets
 
 pytestmark = pytest.mark.timeout(600)
@@ -70,10 +69,7 @@ def of_processes(root) -> list[tuple]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = mp.spawn(worker, args=(str(root), port), nprocs=2, join=False)
-    deadline = time.monotonic() + 500
-    while not context.join(timeout=5):  # True once all have ended; raises what a process raised
-        assert time.monotonic() < deadline, "the processes hang"
+    run_processes(worker, (str(root), port), 2, minutes=9)
     return [torch.load(root / f"rank{rank}.pt") for rank in range(2)]
 
 

@@ -1,6 +1,5 @@
 """All layouts of processes train, answer and export the same (contract C3), on spawned gloo processes: one start, many checks."""
 
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -8,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from nemo_desta.backbones.hf import HFBackbone
 from nemo_desta.models.parallel_steps import ParallelSteps
 from nemo_desta.parallel.plan import ParallelSizes
+from tests.parallel.processes import run_processes
 from tools import check_parallel as check
 from tools.check_parallel import LAYOUTS, Layout, Problem
 
@@ -104,10 +103,7 @@ def problems(root) -> dict[str, Problem]:
 
 @pytest.fixture(scope="module")
 def found(root, problems) -> dict[str, Any]:
-    context = mp.spawn(worker, args=(str(root), problems), nprocs=4, join=False)
-    deadline = time.monotonic() + 1200
-    while not context.join(timeout=5):
-        assert time.monotonic() < deadline, "the processes hang"
+    run_processes(worker, (str(root), problems), 4)
     return torch.load(root / "found.pt", weights_only=False)
 
 

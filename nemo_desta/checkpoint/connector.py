@@ -6,6 +6,7 @@ code reads ours and we read ``DeSTA-ntu/DeSTA2.5-Audio-Llama-3.1-8B``. The backb
 
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -200,7 +201,9 @@ def is_complete(folder: Path, *, resumable: bool = False) -> bool:
 
 def latest_checkpoint(folder: Path, *, resumable: bool = False) -> Path | None:
     """The complete checkpoint with the highest step below ``folder`` (or below its ``checkpoints/``); None where there is none."""
-    found = [p.parent for p in folder.rglob(CONFIG_FILE) if is_complete(p.parent, resumable=resumable) and step_of(p.parent) is not None]
+    # os.walk passes over a folder that another process removes or renames meanwhile.
+    folders = (Path(root) for root, _, files in os.walk(folder) if CONFIG_FILE in files)
+    found = [path for path in folders if is_complete(path, resumable=resumable) and step_of(path) is not None]
     return max(found, key=lambda p: (step_of(p) or 0, p.name), default=None)
 
 

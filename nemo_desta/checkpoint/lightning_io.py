@@ -74,7 +74,7 @@ def load_state(folder: Path, map_location: Any = "cpu") -> dict[str, Any]:
     try:
         # Our own file: optimiser moments and loop counters of Lightning, which are not plain tensors.
         checkpoint = torch.load(state, map_location=map_location, weights_only=False)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
+    except (OSError, RuntimeError, MemoryError, EOFError, pickle.UnpicklingError, KeyError) as error:
         raise ValueError(f"cannot read the training state {state}: {error}") from error
     return {**checkpoint, "state_dict": load_weights(folder)}
 
@@ -82,17 +82,28 @@ def load_state(folder: Path, map_location: Any = "cpu") -> dict[str, Any]:
 def resumable_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint below ``folder`` that a run can go on from; None where there is none.
 
-    One that cannot be read is renamed (``.damaged``), with a warning, and the one before it is taken.
+    One that is damaged is renamed (``.damaged``), with a warning, and the one before it is taken.
+
+    Raises:
+        ValueError: the newest one cannot be read for a reason that is the machine's, not the file's (a stale network handle, too little memory): it is kept.
     """
     while (newest := latest_checkpoint(folder, resumable=True)) is not None:
         try:
             load_state(newest)
         except ValueError as error:
+            if _machines_fault(error.__cause__):
+                raise
             logger.warning("%s is damaged (%s): set aside, going on from the checkpoint before it", newest, error)
             _set_aside(newest)
         else:
             return newest
     return None
+
+
+def _machines_fault(cause: BaseException | None) -> bool:
+    if isinstance(cause, FileNotFoundError):
+        return False  # another process of the run has just set the checkpoint aside
+    return isinstance(cause, (OSError, MemoryError)) or "memory" in str(cause)
 
 
 def _set_aside(folder: Path) -> None:

@@ -75,6 +75,7 @@ class SaveAndStop(Callback):
         keep = trainer.checkpoint_callback.save_top_k  # type: ignore[union-attr]
         if trainer.is_global_zero and keep >= 0:
             remove_older(folder.parent, keep + 1)
+        trainer.strategy.barrier()  # the others look for the last checkpoint next, and must not meet one that is being removed
         self._training = False
 
 

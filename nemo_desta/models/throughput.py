@@ -2,7 +2,9 @@
 
 Convention of the model-FLOP utilisation: the LLM is frozen, so a token costs its forward pass and the gradient of its activations, 2N + 2N, with N the
 parameters of the layers; the head costs the same at labelled positions only; the encoder costs its forward pass, 2N a frame. The connector, attention scores,
-recomputation and filling are not counted. The peak is that of dense bf16 matrix products.
+recomputation and filling are not counted. These are the FLOPs of the task, not those of the machine: a beginning that rows share counts in every row, though
+the hf backbone computes it once a run, so its figure is higher than the share of the peak that its multiplications take. The peak is that of dense bf16 matrix
+products.
 """
 
 import resource

@@ -24,6 +24,7 @@ from nemo_desta.models.calibration import calibrate_taps
 from nemo_desta.models.desta import DestaModel
 from nemo_desta.models.interruption import SaveAndStop
 from nemo_desta.models.lightning import DestaModule
+from nemo_desta.models.one_run import OneRun
 from nemo_desta.models.same_run import check_same_run, decisive_settings, precision_name
 from nemo_desta.models.steps import Steps
 from nemo_desta.models.validation import Validate
@@ -68,13 +69,15 @@ def _train(cfg: DestaConfig, stop: SaveAndStop) -> Path:
     topology = start_parallel(cfg.parallel, cfg.trainer, seed=cfg.seed)
     module, data = _module_and_data(cfg, cuts, topology)
     watch = WatchProgress(cfg.parallel.timeout_seconds)
-    callbacks = [watch, *_validation(cfg, data, topology, watch), stop]  # `stop` waits for the others: progress is told before
+    record = folder / "manifest.json"
+    # Nothing is watched before all are in one run; `stop` waits for the others: progress is told before.
+    callbacks = [OneRun(record), watch, *_validation(cfg, data, topology, watch), stop]
     trainer = make_trainer(cfg, module, callbacks, topology)
     if trainer.ckpt_path is None:  # a resumed run has the statistics of its checkpoint
         calibrate_taps(module.model, cuts, seed=cfg.seed, cache=module.cache)
     folder.mkdir(parents=True, exist_ok=True)
     if trainer.is_global_zero:
-        write_json_atomic(folder / "manifest.json", manifest(settings, {"targets": targets}, rows=data.num_rows, problems_of_targets=problems))
+        write_json_atomic(record, manifest(settings, {"targets": targets}, rows=data.num_rows, problems_of_targets=problems))
     try:
         trainer.fit(module, data, ckpt_path=trainer.ckpt_path)
     except SystemExit as error:  # Lightning's own answer to a KeyboardInterrupt

@@ -105,6 +105,19 @@ def test_what_another_process_has_set_aside_is_kept(tmp_path, monkeypatch):
     assert resumable_checkpoint(tmp_path).name == "step=5.ckpt" and (tmp_path / "step=9.ckpt.damaged").is_dir()
 
 
+@pytest.mark.parametrize("cause", [OSError(116, "Stale file handle"), RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes")])
+def test_what_the_machine_cannot_read_now_is_no_damage(tmp_path, monkeypatch, cause):
+    DirectoryCheckpointIO(lambda: CARD).save_checkpoint({"state_dict": STATE, "global_step": 9}, tmp_path / "step=9.ckpt")
+
+    def failing(*args, **kwargs):
+        raise cause
+
+    monkeypatch.setattr("nemo_desta.checkpoint.lightning_io.torch.load", failing)
+    with pytest.raises(ValueError, match="cannot read the training state"):
+        resumable_checkpoint(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["step=9.ckpt"]
+
+
 def test_a_second_damage_of_the_same_step_is_set_aside_beside_the_first(tmp_path):
     for aside in ("step=9.ckpt.damaged", "step=9.ckpt.2.damaged"):
         damaged_run(tmp_path)

@@ -57,3 +57,19 @@ def test_a_full_disk_is_said_so_and_costs_only_the_steps_since_the_last_checkpoi
     done = run(alone, root, 2, **TP2)
     assert done.returncode == 0, done.stderr[-2000:]
     assert sorted(losses(root)) == [5, 6] and losses(root)[6] == pytest.approx(losses(alone)[6], rel=1e-4)
+
+
+def test_machines_that_do_not_share_the_run_directory_are_told(alone, tmp_path):
+    """In a first run, and where one machine alone has the checkpoint: they would train different connectors together."""
+    for rank in range(2):
+        fresh_run(alone, tmp_path / "run" / str(rank))
+    first = run(alone, tmp_path / "run", 2, **TP2, own_disks=True)
+    assert first.returncode != 0 and "process 1 does not see" in first.stderr and "file system that all machines share" in first.stderr, first.stderr[-2000:]
+    shutil.rmtree(tmp_path / "run" / "0")
+    root = fresh_run(alone, tmp_path / "run" / "0", keep_training=True)
+    shutil.rmtree(checkpoint(root, 6))
+    (tmp_path / "run" / "1" / "train").mkdir(exist_ok=True)
+    shutil.copy(root / "train" / "manifest.json", tmp_path / "run" / "1" / "train")
+    again = run(alone, tmp_path / "run", 2, **TP2, own_disks=True)
+    assert again.returncode != 0 and "process 1 would go on from step 0 and process 0 from step 4" in again.stderr, again.stderr[-2000:]
+    assert not (root / "losses.jsonl").exists()

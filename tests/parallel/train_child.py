@@ -17,6 +17,7 @@ from pathlib import Path
 from nemo_desta.cli import say_errors
 from nemo_desta.config import DestaConfig
 from nemo_desta.models.lightning import DestaModule
+from nemo_desta.models.one_run import OneRun
 from nemo_desta.models.training import train
 from tests.models.train_child import config
 from tests.parallel.adapters import LORA
@@ -56,6 +57,8 @@ def train_run(home_path: str, root_path: str, keys: str) -> None:
     """Train in ``root_path`` with the models of ``home_path``; ``keys`` is the JSON of overrides by dotted key."""
     warnings.filterwarnings("ignore")
     home, root, overrides = Path(home_path), Path(root_path), json.loads(keys)
+    if overrides.get("own_disks"):  # machines that do not share the run directory
+        root, OneRun.patience = root / os.environ["RANK"], 2.0
     if "file_bytes" in overrides:  # a full disk, for each file that this process writes
         resource.setrlimit(resource.RLIMIT_FSIZE, (overrides["file_bytes"], resource.RLIM_INFINITY))
     log_step = DestaModule._log_step

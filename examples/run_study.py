@@ -1,6 +1,6 @@
 """Compare targets of different origin on one recipe: the backbone's own, another writer's, templates; with and without LoRA (paper section V).
 
-    python examples/run_study.py --config-name=study_mini                          # two CPU cores, a few hours; docs/study.md
+    python examples/run_study.py --config-name=study_mini                          # two CPU cores, an hour and a quarter; docs/study.md
     python examples/run_study.py --config-name=study_ci                            # minutes: shows that the way is whole
     python examples/run_study.py --config-name=study_mini lora=[false] base.trainer.max_steps=300 run_dir=runs/probe
     python examples/run_study.py --config-name=study                               # the paper's models, on GPUs

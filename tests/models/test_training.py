@@ -130,8 +130,14 @@ class Group:
         assert not all
         return True
 
+    def __init__(self) -> None:
+        self.waited = 0
+
     def broadcast(self, decision: bool) -> bool:
         return True
+
+    def barrier(self) -> None:
+        self.waited += 1
 
 
 def test_all_processes_stop_and_save_when_one_must(tmp_path):
@@ -143,6 +149,7 @@ def test_all_processes_stop_and_save_when_one_must(tmp_path):
     stop.on_train_batch_end(trainer, None, None, None, 0)
     stop.on_train_end(trainer, None)
     assert trainer.should_stop and stop.requested and saved == [tmp_path / "step=3.ckpt"]
+    assert trainer.strategy.waited == 1  # none goes on while the first process removes older checkpoints
 
 
 def test_bad_clips_are_skipped_listed_and_too_many_are_an_error(tmp_path):

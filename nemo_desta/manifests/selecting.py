@@ -9,7 +9,7 @@ from typing import Any
 from nemo_desta.manifests.audio_hash import stretch_of
 from nemo_desta.manifests.records import Record, attributes, audio_path, custom, further_of, rows_of, source_of
 from nemo_desta.manifests.sinks import Sink
-from nemo_desta.manifests.sources import Problems, lines, manifest_files, records
+from nemo_desta.manifests.sources import DAMAGED_GZIP, Problems, lines, manifest_files, records
 from nemo_desta.manifests.splitting import order_key
 from nemo_desta.manifests.store import IndexedStore, is_store
 from nemo_desta.manifests.validate import text_hash
@@ -131,7 +131,7 @@ def find(path: Path, which: str, problems: Problems | None = None) -> tuple[Reco
             if i == number:
                 return record, f"{path}, cut {i}"
         raise ValueError(f"{path} has no cut {which}: the first is #0")
-    for file, number, line in _lines_with(path, which):
+    for file, number, line in _lines_with(path, which, problems):
         from nemo_desta.manifests.records import check_record, decode
 
         try:
@@ -140,15 +140,20 @@ def find(path: Path, which: str, problems: Problems | None = None) -> tuple[Reco
             continue
         if record["id"] == which or any(s.get("id") == which for s in record.get("supervisions") or ()):
             return record, f"{file}, line {number}"
-    raise ValueError(f"{path} has neither a cut nor a row {which!r}: give an id as it stands in the manifest, or #NUMBER")
+    lost = f" ({problems.sentences[0]})" if len(problems) else ""
+    raise ValueError(f"{path} has neither a cut nor a row {which!r}{lost}: give an id as it stands in the manifest, or #NUMBER")
 
 
-def _lines_with(path: Path, text: str) -> Iterator[tuple[Path, int, bytes]]:
+def _lines_with(path: Path, text: str, problems: Problems) -> Iterator[tuple[Path, int, bytes]]:
     wanted = text.encode()
     for file in manifest_files(path):
-        for number, line in enumerate(lines(file), 1):
-            if wanted in line:
-                yield file, number, line
+        number = 0
+        try:
+            for number, line in enumerate(lines(file), 1):
+                if wanted in line:
+                    yield file, number, line
+        except DAMAGED_GZIP as error:
+            problems.add("damaged file", f"{file}: cut off or damaged after line {number} ({error}): copy it anew, or repeat the step that wrote it")
 
 
 def describe_cut(record: Record, where: str) -> dict[str, Any]:

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 LISTED = 1000  # problems of one kind that are kept word for word; all are counted
 READ_BYTES = 1 << 20
 SHARDS = "shards"
+DAMAGED_GZIP = (EOFError, zlib.error, gzip.BadGzipFile)
+"""What reading a gzip file raises where it is cut off or damaged; zlib.error is neither an OSError nor a ValueError."""
 
 
 @dataclass
@@ -118,7 +120,7 @@ def spans(file: Path, count: int | None) -> list[Span]:
             position += len(line)
             if count is not None and number % count == 0:
                 starts.append(position)
-    except (EOFError, zlib.error, gzip.BadGzipFile):
+    except DAMAGED_GZIP:
         pass  # reading the records reports it
     sizes = [number] if count is None else [min(count, number - i * count) for i in range(len(starts))]
     firsts = [0] if count is None else [i * count for i in range(len(starts))]
@@ -138,7 +140,7 @@ def file_records(file: Path, problems: Problems, span: Span | None = None) -> It
             except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
                 torn = "" if line.endswith(b"\n") else "cut off, "
                 problems.add("damaged line", f"{file}, line {number}: skipped, {torn}not a whole cut ({error})")
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except DAMAGED_GZIP as error:
         problems.add("damaged file", f"{file}: cut off or damaged after line {number} ({error}): copy it anew, or repeat the step that wrote it")
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from array import array
 from pathlib import Path
@@ -231,16 +232,74 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def remove_output(path: Path) -> None:
-    """Remove a finished or begun output of these tools, for ``--overwrite``.
+_OF_A_STORE = re.compile(r"plan\.json|progress\.jsonl|store\.json|cuts\.\d{6,}\.jsonl(\.idx|\.len)?(\.part)?|\.(plan|store)\.json\.\w+\.tmp")
+
+
+def check_replaceable(path: Path, overwrite: bool) -> None:
+    """Whether a store may be written under a name: nothing is there, an empty folder, or a whole store that the user wants replaced.
 
     Raises:
-        ValueError: the folder holds something else.
+        ValueError: the store exists and is not to be replaced, or the place holds something else, which is never removed.
     """
-    if path.is_dir():
-        if any(path.iterdir()) and not any((path / name).is_file() for name in (PLAN, DESCRIPTION)):
-            raise ValueError(f"{path} was not written by this tool: remove it yourself")
-        with exclusive(path):
-            shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file, and an indexed store is a folder: choose another --output")
+    if not path.is_dir() or not (names := {p.name for p in path.iterdir()} - {".lock"}):
+        return
+    foreign = _foreign(path)
+    # the plan tells a store that was written from JSONL files of the user that only were indexed
+    if foreign or DESCRIPTION not in names or PLAN not in names:
+        listed = ", ".join((foreign or sorted(names))[:3])
+        raise ValueError(f"{path} holds output of another command, or more than a whole store ({listed}): choose another --output, or remove it yourself")
+    if not overwrite:
+        raise ValueError(f"{path} exists: choose another output, or replace it with --overwrite")
+
+
+def part_of(path: Path) -> Path:
+    """Where a store is written that appears under its name only when it is whole."""
+    return path.with_name(f".{path.name}.part")
+
+
+def _replaced(path: Path) -> Path:
+    return path.with_name(f".{path.name}.replaced")
+
+
+def _foreign(path: Path) -> list[str]:
+    return sorted(p.name for p in path.iterdir() if p.name != ".lock" and not (_OF_A_STORE.fullmatch(p.name) and p.is_file()))
+
+
+def replace_store(path: Path) -> Path:
+    """Let the whole store of `part_of` take the place of what is under the name, which the caller holds.
+
+    Returns:
+        Where the old one is now, for the caller to remove when it no longer holds the lock in it.
+    """
+    os.rename(path, _replaced(path))
+    os.rename(part_of(path), path)
+    fsync(path.parent)
+    return _replaced(path)
+
+
+def put_back(path: Path) -> None:
+    """Mend what a process left that was killed while it replaced a store: the old one gets its name back where the new one has not yet taken it.
+
+    Raises:
+        ValueError: another process is at it.
+    """
+    if (old := _replaced(path)).is_dir():
+        with exclusive(old):
+            if not path.exists():
+                os.rename(old, path)
+        remove_trace(old)
+
+
+def remove_trace(folder: Path) -> None:
+    """Remove what a process has left beside its output.
+
+    Raises:
+        ValueError: it holds files of the user.
+    """
+    if not folder.is_dir():
+        return
+    if foreign := _foreign(folder):
+        raise ValueError(f"{folder} is needed to write the output, and holds files that are no store's ({', '.join(foreign[:3])}): move them elsewhere")
+    shutil.rmtree(folder)

@@ -33,26 +33,26 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def run_dedup(options: argparse.Namespace) -> int:
-    """Copy; 1 where a part of the manifest could not be read."""
+    """Copy; 1 where a part of the manifest could not be read or audio could not be compared."""
     from nemo_desta.manifests.duplicates import dedup
     from nemo_desta.manifests.sinks import open_sink
     from nemo_desta.manifests.sources import Problems
 
     problems = Problems()
-    with open_sink(options.output, plan=plan(options), overwrite=options.overwrite) as sink:
+    with open_sink(options.output, plan=plan(options), overwrite=options.overwrite, inputs=[options.manifest]) as sink:
         removal = dedup(options.manifest, sink, by=names(options.by), similarity=options.similarity, num_jobs=options.num_jobs, problems=problems)
     return _say(options, removal, problems)
 
 
 def run_decontaminate(options: argparse.Namespace) -> int:
-    """Copy; 1 where a part of the manifest could not be read."""
+    """Copy; 1 where a part of the manifest could not be read or audio could not be compared."""
     from nemo_desta.manifests.duplicates import decontaminate, read_benchmark
     from nemo_desta.manifests.sinks import open_sink
     from nemo_desta.manifests.sources import Problems
 
     problems = Problems()
     benchmark = read_benchmark(options.ids, options.benchmark_audio, options.texts, fields=names(options.text_field))
-    with open_sink(options.output, plan=plan(options), overwrite=options.overwrite) as sink:
+    with open_sink(options.output, plan=plan(options), overwrite=options.overwrite, inputs=[options.manifest]) as sink:
         removal = decontaminate(
             options.manifest, sink, benchmark, against=names(options.against), similarity=options.similarity, num_jobs=options.num_jobs, problems=problems
         )
@@ -63,5 +63,7 @@ def _say(options: argparse.Namespace, removal: Any, problems: Any) -> int:
     write_report(options.report, {**removal.report(), "problems": problems.as_dict()})
     removed = "; removed:" if removal.counts else "; none removed"
     print_counts(f"{removal.read:,} cuts read, {removal.kept:,} written to {options.output}{removed}", removal.counts)
+    if removal.not_compared:
+        print(f"audio not compared: {removal.not_compared:,} of the written cuts, which cannot be decoded")
     print_problems(problems)
     return 1 if len(problems) else 0

@@ -38,7 +38,7 @@ def run_merge(options: argparse.Namespace) -> int:
     from nemo_desta.manifests.sources import Problems
 
     problems = Problems()
-    with open_sink(options.output, plan=plan(options), overwrite=options.overwrite) as sink:
+    with open_sink(options.output, plan=plan(options), overwrite=options.overwrite, inputs=options.manifests) as sink:
         done = merge(options.manifests, sink, on_duplicate=options.on_duplicate, problems=problems)
     print(f"{options.output}: {done['cuts']:,} cuts; {done['duplicates']:,} ids came twice")
     print_problems(problems)
@@ -52,7 +52,7 @@ def run_sample(options: argparse.Namespace) -> int:
     from nemo_desta.manifests.sources import Problems
 
     problems = Problems()
-    with open_sink(options.output, plan=plan(options), overwrite=options.overwrite) as sink:
+    with open_sink(options.output, plan=plan(options), overwrite=options.overwrite, inputs=[options.manifest]) as sink:
         count = sample(options.manifest, sink, number=options.number, fraction=options.fraction, per=options.per, seed=options.seed, problems=problems)
     print(f"{options.output}: {count:,} cuts")
     print_problems(problems)

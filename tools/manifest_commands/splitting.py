@@ -36,9 +36,8 @@ def run(options: argparse.Namespace) -> int:
     ending = "" if options.store else ".jsonl.gz"
     with ExitStack() as stack:
         outputs = {name: options.output_dir / f"{name}{ending}" for name in fractions}
-        sinks = {
-            name: stack.enter_context(open_sink(output, plan={**plan(options), "part": name}, overwrite=options.overwrite)) for name, output in outputs.items()
-        }
+        how: dict[str, Any] = {"overwrite": options.overwrite, "inputs": [options.manifest]}
+        sinks = {name: stack.enter_context(open_sink(output, plan={**plan(options), "part": name}, **how)) for name, output in outputs.items()}
         lost = split(records(options.manifest, Problems()), sinks, parts, options.by, further)
     for name, entry in describe_parts(sizes, parts).items():
         print(f"{outputs[name]}: {entry['cuts']:,} cuts of {entry['groups']:,} groups")

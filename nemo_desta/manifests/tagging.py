@@ -2,7 +2,10 @@
 
 Beside the target lie, until it is whole, ``<name>.part`` (the cuts written so far) and ``<name>.progress`` (one line a chunk: how many lines of the source it
 ends at and how many bytes of the part). A restart cuts the part back to the last chunk that is complete in both and goes on with the next line of the source;
-memory does not grow with the manifest.
+memory does not grow with the manifest. Problems are listed in ``<name>.problems.txt`` as they come.
+
+A run with too many of them stops, for most often it is the mount or the tagger that is wrong. What is to be heard again is decided by the next run: with a
+limit that allows them it goes on where the first one stopped, else it begins again with the first bad clip, which by then may have been mended.
 """
 
 import gzip
@@ -37,6 +40,8 @@ logger = logging.getLogger(__name__)
 Build = Callable[[str], Tagger]
 LOG_EVERY_SECONDS = 30.0
 _FEW = 20  # bad clips that are no reason to stop, whatever their share
+_ENOUGH = 1000  # lines whose share of bad clips says something about the rest
+_SHOWN = 5  # problems in the summary
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def tag_manifest(job: TagJob) -> dict[str, Any]:
     Raises:
         FileNotFoundError: no source.
         ValueError: the source is no manifest or a Shar folder; the target belongs to another job,
-            another process writes it, or too many clips are bad (they are listed in ``<target>.problems.txt``).
+            another process writes it, or too many clips are bad (they are listed in ``<target>.problems.txt``; the run stops as soon as that is clear).
         OSError: the disk is full, or a process died; what is written stays.
     """
     if not job.source.exists():
@@ -103,7 +108,7 @@ def tag_manifest(job: TagJob) -> dict[str, Any]:
                 logger.info("%s is complete: nothing to do", job.target)
                 return dict(manifest["summary"])
             raise ValueError(f"{job.target} exists and was not written by this command: choose another file, or remove it")
-        progress = _Progress(job.target, identity)
+        progress = _Progress(job, identity)
         started, before = time.monotonic(), progress.counts["clips"]
         _work(job, progress)
         seconds = time.monotonic() - started
@@ -138,38 +143,61 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 class _Progress:
-    """Part file and progress file; first line of the latter: what job they belong to."""
+    """Part file, progress file and list of problems; first line of the progress file: what job they belong to."""
 
-    def __init__(self, target: Path, identity: dict[str, Any]) -> None:
-        self.part, self.log = _beside(target, "part"), _beside(target, "progress")
-        self.lines, self.bytes = 0, 0
+    def __init__(self, job: TagJob, identity: dict[str, Any]) -> None:
+        self.part, self.log, self.listed = (_beside(job.target, suffix) for suffix in ("part", "progress", "problems.txt"))
+        self.lines, self.bytes, self.bad = 0, 0, 0
         self.counts: Counter[str] = Counter()
-        self.problems: list[str] = []
+        self.first: list[str] = []
+        self.listed.unlink(missing_ok=True)
         if self.log.exists() and self.log.stat().st_size:
-            self._resume(identity)
+            self._resume(job, identity)
         else:
             self.log.write_text(json.dumps(identity) + "\n", encoding="utf-8")
             self.part.write_bytes(b"")
 
-    def _resume(self, identity: dict[str, Any]) -> None:
-        raw = self.log.read_bytes()
-        whole = raw[: raw.rfind(b"\n") + 1].splitlines(keepends=True)
-        if not whole or json.loads(whole[0]) != identity:
+    def _resume(self, job: TagJob, identity: dict[str, Any]) -> None:
+        with open(self.log, "rb") as log:
+            head = log.readline()
+        if not head.endswith(b"\n") or json.loads(head) != identity:
             raise ValueError(f"{self.log} belongs to another source or other taggers: choose another target, or remove it and {self.part}")
-        size, end = self.part.stat().st_size if self.part.exists() else 0, len(whole[0])
-        for line in whole[1:]:
-            record = json.loads(line)
-            if record["bytes"] > size:
-                break
-            self.lines, self.bytes, end = record["lines"], record["bytes"], end + len(line)
-            self.counts.update(record["counts"])
-            self.problems += record["problems"]
+        end = clean = len(head)
+        lines = bad = clips = 0
+        for note, behind in self._notes(len(head)):
+            lines, end = note["lines"], behind
+            bad, clips = bad + len(note["problems"]), clips + note["counts"].get("clips", 0)
+            clean = clean if bad else behind
+        if _too_many(job, bad, lines, clips):
+            logger.info("%d of %d clips were bad: the first of them and what comes behind is heard again", bad, lines)
+            end = clean
         os.truncate(self.log, end)
+        for note, _ in self._notes(len(head)):
+            self._count(note)
         if self.part.exists():
             os.truncate(self.part, self.bytes)
         else:
             self.part.write_bytes(b"")
         logger.info("going on behind line %d of the source", self.lines)
+
+    def _notes(self, start: int) -> Iterator[tuple[dict[str, Any], int]]:
+        """Notes of the chunks whose cuts are in the part, each with the byte of the progress file at which it ends."""
+        size = self.part.stat().st_size if self.part.exists() else 0
+        with open(self.log, "rb") as log:
+            log.seek(start)
+            for line in log:
+                if not line.endswith(b"\n") or (note := json.loads(line))["bytes"] > size:
+                    return
+                start += len(line)
+                yield note, start
+
+    def _count(self, note: dict[str, Any]) -> None:
+        self.lines, self.bytes, self.bad = note["lines"], note["bytes"], self.bad + len(note["problems"])
+        self.counts.update(note["counts"])
+        self.first += note["problems"][: _SHOWN - len(self.first)]
+        if note["problems"]:
+            with open(self.listed, "a", encoding="utf-8") as listed:  # made anew from the notes by whoever goes on
+                listed.writelines(f"{problem}\n" for problem in note["problems"])
 
     def append(self, chunk: Chunk, lines: int) -> None:
         """Make one chunk durable: first the cuts, then the note that they are there.
@@ -178,13 +206,21 @@ class _Progress:
             OSError: the disk is full.
         """
         data = "".join(line + "\n" for line in chunk.lines).encode()
-        self.lines, self.bytes = self.lines + lines, self.bytes + len(data)
-        self.counts.update(chunk.counts)
-        self.problems += chunk.problems
-        note = {"lines": self.lines, "bytes": self.bytes, "counts": dict(chunk.counts), "problems": chunk.problems}
+        note = {"lines": self.lines + lines, "bytes": self.bytes + len(data), "counts": dict(chunk.counts), "problems": chunk.problems}
         with explain_full_disk(self.part, "earlier clips are safe"):
             _append(self.part, data)
             _append(self.log, (json.dumps(note, ensure_ascii=False) + "\n").encode())
+            self._count(note)
+
+
+def _too_many(job: TagJob, bad: int, lines: int, clips: int) -> bool:
+    return bad > max(_FEW, job.max_bad_fraction * lines) or bool(bad and not clips)
+
+
+def _check_bad(job: TagJob, progress: _Progress, so_far: str = "") -> None:
+    if _too_many(job, progress.bad, progress.lines, progress.counts["clips"]):
+        what = f"{progress.bad} of {progress.lines} clips{so_far} are bad, first {progress.first[0]!r}; all are in {progress.listed}"
+        raise ValueError(f"{what}: mend them and run the same command again, which hears them again, or raise --max-bad, with which it goes on from here")
 
 
 def _append(path: Path, data: bytes) -> None:
@@ -201,9 +237,11 @@ def _work(job: TagJob, progress: _Progress) -> None:
     logged = time.monotonic()
     for count, chunk in _chunks(job, progress.lines):
         progress.append(chunk, count)
+        if progress.lines >= _ENOUGH:
+            _check_bad(job, progress, " so far")
         if time.monotonic() - logged > LOG_EVERY_SECONDS:
             logged = time.monotonic()
-            logger.info("%d clips tagged, %d problems", progress.counts["clips"], len(progress.problems))
+            logger.info("%d clips tagged, %d problems", progress.counts["clips"], progress.bad)
 
 
 def _chunks(job: TagJob, skip: int) -> Iterator[tuple[int, Chunk]]:
@@ -319,17 +357,13 @@ def _apply(tagger: Tagger, cuts: list[Cut], clips: list[Clip | None], chunk: Chu
 
 
 def _summary(job: TagJob, progress: _Progress, before: int, seconds: float) -> dict[str, Any]:
-    clips, bad = progress.counts["clips"], len(progress.problems)
-    if bad:
-        problems = _beside(job.target, "problems.txt")
-        problems.write_text("\n".join(progress.problems) + "\n", encoding="utf-8")
-        if bad > max(_FEW, job.max_bad_fraction * max(1, progress.lines)) or not clips:
-            raise ValueError(f"{bad} of {progress.lines} clips are bad, first {progress.problems[0]!r}; all are in {problems}: mend them or raise --max-bad")
+    _check_bad(job, progress)
+    clips = progress.counts["clips"]
     values = {key: n for key, n in sorted(progress.counts.items()) if key != "clips"}
     return {
         "clips": clips,
-        "problems": bad,
-        "first_problems": progress.problems[:5],
+        "problems": progress.bad,
+        "first_problems": progress.first,
         "values": values,
         "clips_per_second": round((clips - before) / seconds, 2) if clips > before else None,
     }

@@ -143,6 +143,66 @@ def test_too_many_bad_clips_are_an_error(source: Path, monkeypatch: pytest.Monke
     assert tag_manifest(job(source, max_bad_fraction=0.2))["problems"] == 1
 
 
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many lines each batch has, as they are tagged from now on."""
+    tag_lines, sizes = run_module.tag_lines, []
+
+    def counting(lines: Sequence[str], *options: Any) -> run_module.Chunk:
+        sizes.append(len(lines))
+        return tag_lines(lines, *options)
+
+    monkeypatch.setattr(run_module, "tag_lines", counting)
+    return sizes
+
+
+def without_sound(source: Path, first: int) -> Path:
+    """Take the audio away from a clip on, as a mount that is lost."""
+    away = source.parent / "away"
+    away.mkdir()
+    for i in range(first, 11):
+        (source.parent / f"audio/tone{i}.flac").rename(away / f"tone{i}.flac")
+    return away
+
+
+def test_a_lost_mount_stops_the_run_and_its_clips_are_heard_again(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "_FEW", 1)
+    monkeypatch.setattr(run_module, "_ENOUGH", 6)
+    away, sizes = without_sound(source, 4), heard(monkeypatch)
+    listed = source.parent / "tagged.jsonl.gz.problems.txt"
+    for again in range(2):
+        with pytest.raises(ValueError, match=r"2 of 6 clips so far are bad, first .tone-4: .* run the same command again, which hears them again"):
+            tag_manifest(job(source))
+        assert sizes == ([3, 3], [3, 3, 3])[again], "the first batch was good"
+        assert [line.partition(":")[0] for line in listed.read_text().splitlines()] == ["tone-4", "tone-5"]
+    for file in away.iterdir():
+        file.rename(source.parent / "audio" / file.name)
+    assert tag_manifest(job(source))["problems"] == 0 and sizes == [3, 3, 3, 3, 3, 2] and not listed.exists()
+    tag_manifest(job(source, "whole.jsonl.gz"))
+    assert (source.parent / "tagged.jsonl.gz").read_bytes() == (source.parent / "whole.jsonl.gz").read_bytes()
+
+
+def test_a_higher_limit_goes_on_and_lists_every_problem(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "_FEW", 1)
+    monkeypatch.setattr(run_module, "_ENOUGH", 6)
+    without_sound(source, 4)
+    with pytest.raises(ValueError, match="2 of 6 clips so far are bad"):
+        tag_manifest(job(source, jobs=2))
+    sizes = heard(monkeypatch)
+    summary = tag_manifest(job(source, max_bad_fraction=0.7))
+    assert sizes == [3, 2] and summary["problems"] == 7 and len(summary["first_problems"]) == 5
+    assert [line.partition(":")[0] for line in (source.parent / "tagged.jsonl.gz.problems.txt").read_text().splitlines()] == [f"tone-{i}" for i in range(4, 11)]
+
+
+def test_too_many_at_the_end_are_heard_again_too(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "_FEW", 1)
+    away = without_sound(source, 4)
+    with pytest.raises(ValueError, match="7 of 11 clips are bad"):
+        tag_manifest(job(source))
+    for file in away.iterdir():
+        file.rename(source.parent / "audio" / file.name)
+    assert tag_manifest(job(source))["problems"] == 0
+
+
 def test_a_dead_process_and_a_full_disk_lose_nothing(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAGGER_DIES", "1")
     with pytest.raises(OSError, match="a tagging process died"):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nemo_desta.manifests.audio_hash import hashes, length_key, repeated_lengths, sample_hash
+from nemo_desta.manifests.audio_hash import UNHEARD, Stretch, check_comparable, hashes, length_key, repeated_lengths, sample_hash
 from nemo_desta.manifests.durations import EXTENSIONS, probe
 from nemo_desta.manifests.records import Record, audio_path, clip_key, custom, further_of, rows_of, source_of
 from nemo_desta.manifests.sinks import Sink
@@ -35,12 +35,14 @@ class Removal:
         read, kept: cuts.
         counts: removed cuts by reason.
         removed: ``{"id", "reason", "like"}`` of the first removed ones.
+        not_compared: kept cuts whose audio, or that of a further clip, could not be compared.
     """
 
     read: int = 0
     kept: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     removed: list[dict[str, Any]] = field(default_factory=list)
+    not_compared: int = 0
 
     def remove(self, record: Record, reason: str, like: str) -> None:
         """Note one removed cut."""
@@ -48,9 +50,16 @@ class Removal:
         if len(self.removed) < LISTED:
             self.removed.append({"id": record["id"], "reason": reason, "like": like})
 
+    def miss(self, record: Record, problems: Problems) -> None:
+        """Note one cut that is kept although nobody knows whether its audio is there twice."""
+        self.not_compared += 1
+        where = audio_path(record) or "its recording"
+        problems.add("audio not compared", f"{record['id']}: audio not compared: {where}, or a further clip of a row, cannot be decoded from a file")
+
     def report(self) -> dict[str, Any]:
         """Plain data."""
-        return {"read": self.read, "kept": self.kept, "removed": dict(self.counts), "listed": self.removed}
+        counts = {"read": self.read, "kept": self.kept, "audio not compared": self.not_compared}
+        return {**counts, "removed": dict(self.counts), "listed": self.removed}
 
 
 def dedup(
@@ -64,19 +73,22 @@ def dedup(
         similarity: of "text": Jaccard index of word pairs.
 
     Raises:
-        ValueError: an unknown way.
+        ValueError: an unknown way, or "audio" of a Shar folder.
     """
     unknown = sorted(set(by) - set(WAYS))
     if unknown or not 0 < similarity <= 1:
         raise ValueError(f"dedup by {', '.join(unknown) or similarity}: the ways are {', '.join(WAYS)}, the similarity is above 0 and at most 1")
+    if "audio" in by:
+        check_comparable(path)
     problems = problems if problems is not None else Problems()
 
     def stream() -> Iterator[Record]:
         return records(path, Problems())
 
     found: dict[int, tuple[str, int]] = {}
+    unheard: set[int] = set()
     for way in (w for w in WAYS if w in by):
-        for later, earlier in _repetitions(way, stream, similarity, num_jobs).items():
+        for later, earlier in _repetitions(way, stream, similarity, num_jobs, unheard).items():
             found.setdefault(later, (f"same {way}", earlier))
     names = _names(stream(), {earlier for _, earlier in found.values()})
     removal = Removal()
@@ -88,11 +100,13 @@ def dedup(
         else:
             sink.write(record)
             removal.kept += 1
+            if i in unheard:
+                removal.miss(record, problems)
     return removal
 
 
-def _repetitions(way: str, stream: Callable[[], Iterator[Record]], similarity: float, num_jobs: int) -> dict[int, int]:
-    """{number of a later cut: number of the first like it}."""
+def _repetitions(way: str, stream: Callable[[], Iterator[Record]], similarity: float, num_jobs: int, unheard: set[int]) -> dict[int, int]:
+    """{number of a later cut: number of the first like it}; numbers of the cuts whose audio cannot be compared go into ``unheard``."""
     if way == "text":
         return {later: earlier for later, (earlier, _) in near_duplicates(lambda: (source_of(r).get("text") for r in stream()), similarity).items()}
     if way == "audio":
@@ -104,7 +118,10 @@ def _repetitions(way: str, stream: Callable[[], Iterator[Record]], similarity: f
         return {}
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
     firsts = first[inverse]
-    later = np.flatnonzero((firsts != np.arange(len(values))) & (values != 0))
+    known = values > UNHEARD if way == "audio" else values != 0
+    later = np.flatnonzero((firsts != np.arange(len(values))) & known)
+    if way == "audio":
+        unheard.update(np.flatnonzero(values == UNHEARD).tolist())
     return dict(zip(later.tolist(), firsts[later].tolist(), strict=True))
 
 
@@ -147,19 +164,21 @@ def read_benchmark(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file without any such field, or of an unknown kind.
+        ValueError: a file without any such field, or of an unknown kind; audio that cannot be decoded, or a folder without any.
     """
     if absent := [str(file) for file in (*ids, *texts) if not file.is_file()]:
         raise FileNotFoundError(f"no file {', '.join(absent)}: name the benchmark's own files")
     found = Benchmark()
     for file in ids:
-        found.ids |= {name for line in file.read_text(encoding="utf-8").splitlines() if line.strip() for name in _names_of(line.strip())}
+        found.ids |= {name for line in _lines(file) if line.strip() for name in _names_of(line.strip())}
     for place in audio:
         if not place.exists():
             raise FileNotFoundError(f"no audio at {place}")
-        for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
-            if file.suffix.lower() in EXTENSIONS:
-                _add_audio(found, file)
+        files = [file for file in sorted(place.rglob("*")) if file.suffix.lower() in EXTENSIONS] if place.is_dir() else [place]
+        if not files:
+            raise ValueError(f"{place} holds no audio ({', '.join(EXTENSIONS)}): name the benchmark's own files")
+        for file in files:
+            _add_audio(found, file)
     for file in texts:
         found.texts += _texts_of(file, fields)
     return found
@@ -172,29 +191,31 @@ def _names_of(name: str) -> set[str]:
 
 
 def _add_audio(found: Benchmark, file: Path) -> None:
-    from nemo_desta.manifests.audio_hash import NO_HASH, Stretch
-
     info = probe("", str(file))
-    if not info.rate:
-        raise ValueError(f"{file} cannot be read ({info.error}): remove it from the benchmark's audio")
     stretch = Stretch(str(file), 0, info.samples, info.rate)
-    digest = sample_hash(stretch)
-    if digest != NO_HASH:
-        found.audio[digest] = str(file)
-        found.lengths.add(length_key(stretch))
+    digest = sample_hash(stretch) if info.rate else UNHEARD
+    if digest == UNHEARD:
+        raise ValueError(f"{file} cannot be decoded ({info.error or 'damaged behind its header'}): mend it, or remove it from the benchmark's audio")
+    found.audio[digest] = str(file)
+    found.lengths.add(length_key(stretch))
+
+
+def _lines(file: Path) -> list[str]:
+    """Lines of a text file: str.splitlines would also divide at U+2028 or U+0085, which JSON may hold within a string."""
+    return file.read_text(encoding="utf-8").split("\n")
 
 
 def _texts_of(file: Path, fields: Sequence[str]) -> list[str]:
-    text = file.read_text(encoding="utf-8")
     if file.suffix == ".txt":
-        return [line.strip() for line in text.splitlines() if line.strip()]
+        return [line.strip() for line in _lines(file) if line.strip()]
     if file.suffix == ".jsonl":
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        rows = [json.loads(line) for line in _lines(file) if line.strip()]
     elif file.suffix == ".json":
-        loaded = json.loads(text)
+        loaded = json.loads(file.read_text(encoding="utf-8"))
         rows = loaded if isinstance(loaded, list) else list(loaded.values())
     elif file.suffix == ".csv":
-        rows = list(csv.DictReader(text.splitlines()))
+        with open(file, newline="", encoding="utf-8") as lines:  # a quoted field may hold ends of lines
+            rows = list(csv.DictReader(lines))
     else:
         raise ValueError(f"{file}: texts of a benchmark are .txt, .json, .jsonl or .csv")
     found = [row[name] for row in rows if isinstance(row, dict) for name in fields if isinstance(row.get(name), str) and row[name].strip()]
@@ -221,39 +242,47 @@ def decontaminate(
         similarity: Jaccard index of word pairs from which on a text counts as the same.
 
     Raises:
-        ValueError: the benchmark is empty, or an unknown text is asked for.
+        ValueError: the benchmark is empty, an unknown text is asked for, or audio is compared with that of a Shar folder.
     """
     if not (benchmark.ids or benchmark.audio or benchmark.texts):
         raise ValueError("nothing to compare with: give ids, audio or texts of a benchmark")
     if set(against) - set(AGAINST):
         raise ValueError(f"against {', '.join(sorted(set(against) - set(AGAINST)))}: the texts are {', '.join(AGAINST)}")
+    if benchmark.audio:
+        check_comparable(path)
     problems = problems if problems is not None else Problems()
     index, removal = TextIndex(benchmark.texts), Removal()
     sounds = hashes(records(path, Problems()), benchmark.lengths, num_jobs) if benchmark.audio else None
     for record in records(path, problems):
         removal.read += 1
-        sound = next(sounds) if sounds is not None else 0
-        reason = _contamination(record, sound, benchmark, index, against, similarity)
+        heard = [next(sounds), *hashes(_others(record), benchmark.lengths, 1)] if sounds is not None else []
+        reason = _contamination(record, heard, benchmark, index, against, similarity)
         if reason is None:
             sink.write(record)
             removal.kept += 1
+            if UNHEARD in heard:
+                removal.miss(record, problems)
         else:
             removal.remove(record, *reason)
     return removal
 
 
-def _contamination(record: Record, sound: int, benchmark: Benchmark, index: TextIndex, against: Sequence[str], similarity: float) -> tuple[str, str] | None:
+def _others(record: Record) -> list[Record]:
+    return [clip for row in rows_of(record) for clip in further_of(row)]
+
+
+def _contamination(
+    record: Record, heard: Sequence[int], benchmark: Benchmark, index: TextIndex, against: Sequence[str], similarity: float
+) -> tuple[str, str] | None:
     """(reason, like what) of a cut that must go: for what it is itself, or for a further clip of one of its rows."""
-    others = [clip for row in rows_of(record) for clip in further_of(row)]
+    others = _others(record)
     if benchmark.ids:
         names = sorted(set().union(*(cut_names(clip) for clip in (record, *others))))
         same = next((name for name in names if name in benchmark.ids), None)
         if same is not None:
             return "id", same
-    if sound in benchmark.audio:
-        return "audio", benchmark.audio[sound]
-    if benchmark.audio and (heard := next((digest for digest in hashes(others, benchmark.lengths, 1) if digest in benchmark.audio), None)) is not None:
-        return "audio", benchmark.audio[heard]
+    if (digest := next((digest for digest in heard if digest in benchmark.audio), None)) is not None:
+        return "audio", benchmark.audio[digest]
     if benchmark.texts:
         for text in [*_texts(record, against), *(text for clip in others for text in _texts(clip, against))]:
             score, which = index.best(text) if word_pairs(text) else (0.0, -1)

@@ -81,9 +81,11 @@ def _header(path: str) -> tuple[int, int, int, str]:
         info = sf.info(path)
         rate, samples, channels = int(info.samplerate), int(info.frames), int(info.channels)
     except (sf.LibsndfileError, OSError) as error:
+        import av
+
         try:
             rate, samples, channels = _header_of_container(path)
-        except (OSError, ValueError, IndexError):  # PyAV's own errors are OSErrors or ValueErrors
+        except (OSError, ValueError, IndexError, av.error.FFmpegError):
             return 0, 0, 0, str(error).splitlines()[0][:200] or type(error).__name__
     return (rate, samples, channels, "") if samples > 0 and rate > 0 else (0, 0, 0, "holds no samples")
 

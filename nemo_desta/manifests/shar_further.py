@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nemo_desta.manifests.records import FURTHER_AUDIO, Record, clip_key, decode, further_of, rows_of, to_cut
-from nemo_desta.manifests.sources import lines, manifest_files
+from nemo_desta.manifests.sources import DAMAGED_GZIP, lines, manifest_files
 
 Samples = np.ndarray
 
@@ -23,7 +23,7 @@ def has_further(path: Path) -> bool:
         try:
             if any(_names_clips(line) for line in lines(file) if b'"clips"' in line):
                 return True
-        except (EOFError, OSError):
+        except (*DAMAGED_GZIP, OSError):
             continue  # reading the records reports it
     return False
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nemo_desta.manifests.audio_hash import read_samples
 from nemo_desta.manifests.durations import probe
 from nemo_desta.manifests.records import FURTHER_AUDIO, NAMED, Record, attributes, audio_path, clip_key, custom, further_of, rows_of, source_of
 from nemo_desta.manifests.sources import Problems, cuts, records, shar_folder
@@ -243,13 +244,11 @@ def _check_file(item: tuple[str, str, Record, str]) -> tuple[str, str] | None:
             f"{cut_id}: {file} has {info.seconds:.3f} s at {info.rate} Hz, the manifest {wanted:.3f} s at {recording.get('sampling_rate')} Hz",
         )
     if how == "decode":
-        import soundfile as sf
-
         try:
-            samples, _ = sf.read(file, dtype="int16")
-        except (sf.LibsndfileError, OSError) as error:
+            samples, rate, exact = read_samples(file)
+        except ValueError as error:
             return "unreadable audio", f"{cut_id}: {file}: {error}"
-        if len(samples) < info.samples:
+        if len(samples) < info.samples - (0.0 if exact else AGREE_SECONDS * rate):
             return "unreadable audio", f"{cut_id}: {file}: {len(samples)} of {info.samples} samples"
         if not samples.any():
             return "silent audio", f"{cut_id}: {file}"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_desta.export.settings import ExportConfig
-from nemo_desta.export.source import Source
+from nemo_desta.export.source import Source, encoder_files
 from nemo_desta.modules.encoder import resolve_encoder
 from nemo_desta.provenance import fingerprint, library_versions, plain
 
@@ -24,12 +24,19 @@ class PartKeys:
     @cached_property
     def hashes(self) -> dict[str, Any]:
         """Of the checkpoint, the LLM and the encoder: every byte is read, once."""
-        checkpoint, encoder = self.source.checkpoint, resolve_encoder(self.source.model_config.encoder)
+        checkpoint = self.source.checkpoint
         return {
             "checkpoint": {name: fingerprint(checkpoint / name) for name in ("config.json", "model.safetensors")},
             "llm": fingerprint(self.source.llm_folder),
-            "encoder": fingerprint(Path(encoder)) if Path(encoder).exists() else {"name": str(encoder)},
+            "encoder": self._encoder(),
         }
+
+    def _encoder(self) -> dict[str, Any]:
+        """Of the encoder; of a hub name the files behind it, because a name stays the same under another revision."""
+        location = resolve_encoder(self.source.model_config.encoder)
+        if Path(location).exists():
+            return fingerprint(Path(location))
+        return {"name": str(location), "files": {path.name: fingerprint(path) for path in encoder_files(str(location))}}
 
     def of(self, **own: Any) -> dict[str, Any]:
         """What every part depends on, and what this one does."""

@@ -3,8 +3,10 @@
 #   bash tools/validate_on_gpu.sh BUNDLE
 #   bash tools/validate_on_gpu.sh --dry-run BUNDLE     says what would be built, checked and left out; writes nothing and needs no GPU
 # Builds what this machine has the tools for (TensorRT audio engine: trtexec or the tensorrt package; TensorRT-LLM engine: trtllm-build <= 1.2.x), runs every
-# engine that is there on the bundle's own clips, and compares with what PyTorch said. What cannot be checked here is said and left out.
-# Writes gpu_validation/ into the bundle (logs, and rows for the table of docs/deploy.md) and gpu_validated into its manifest.
+# engine that is there, of the tower and of the decoder, on the bundle's own clips, and compares with what PyTorch said. What cannot be checked here is said
+# and left out: trtllm-serve and Triton among it.
+# Writes gpu_validation/ into the bundle (logs, and rows for the table of docs/deploy.md) and gpu_validated into its manifest: true where every engine of the
+# bundle ran here and every check on the GPU holds, a checkpoint of TensorRT-LLM counting as an engine.
 #   PYTHON=...   interpreter with nemo_desta; CUDA builds of torch, onnxruntime-gpu, tensorrt_rtx, tensorrt and tensorrt_llm as far as they are wanted
 # Exit code 0: every check that ran holds, 1: one does not, 2: there is no GPU or no bundle.
 set -uo pipefail
@@ -94,6 +96,7 @@ else
   left_out "TensorRT-LLM engine: trtllm-build (tensorrt_llm<=1.2.1) is not here"
 fi
 [ -d "$bundle/trtllm_pytorch" ] && left_out "TensorRT-LLM's PyTorch backend: start trtllm-serve by hand (docs/deploy.md)"
+[ -d "$bundle/triton" ] && left_out "Triton: start tritonserver by hand (docs/deploy.md)"
 
 echo "== checks"
 "$python" "$root/tools/verify_bundle.py" "$bundle" --gpu "${engine[@]}" | tee "$logs/checks.txt"

@@ -1,10 +1,13 @@
 """Check an exported bundle against what the PyTorch model said when it was exported.
 
     python tools/verify_bundle.py BUNDLE
-    python tools/verify_bundle.py BUNDLE --gpu                          # also runs the engines; writes gpu_validated into the manifest
+    python tools/verify_bundle.py BUNDLE --gpu                          # also runs the engines of tower and decoder
     python tools/verify_bundle.py BUNDLE --gpu --trtllm-engine DIR      # also TensorRT-LLM engines (in its own environment)
 
-Exit code 0: every check holds, 1: one does not, 2: the bundle cannot be read.
+--gpu writes parity_gpu and gpu_validated into the manifest: true where every engine of the bundle ran here and every one of these checks holds, a checkpoint
+of TensorRT-LLM counting as an engine. Without an engine it stays false.
+
+Exit code 0: every check that could be made holds, 1: one does not, 2: the bundle cannot be read, or --gpu finds no GPU or nothing to run.
 """
 
 import argparse
@@ -27,25 +30,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--trtllm-engine", type=Path, help="with --gpu: engines that build_engine.sh wrote")
     options = parser.parse_args(arguments)
     try:
-        checks = verify(options.bundle, options.batches)
+        checks = _said(verify(options.bundle, options.batches))
         if options.gpu and checks[0].ok:
-            checks += _gpu_checks(options.bundle, options.trtllm_engine)
+            checks += _said(_gpu_checks(options.bundle, options.trtllm_engine))
     except (OSError, ValueError) as error:
         print(f"verify_bundle: {error}", file=sys.stderr)
         return 2
-    for check in checks:
-        print(f"{WORDS[check.ok]:12} {check.name}: {check.detail}")
     return 1 if any(check.ok is False for check in checks) else 0
+
+
+def _said(checks: list[Check]) -> list[Check]:
+    for check in checks:
+        print(f"{WORDS[check.ok]:12} {check.name}: {check.detail}", flush=True)
+    return checks
 
 
 def _gpu_checks(bundle: Path, engine: Path | None) -> list[Check]:
     """Run the engines, and record the result in the manifest."""
-    from nemo_desta.export.verify_gpu import gpu_checks
+    from nemo_desta.export.verify_gpu import gpu_checks, validated
 
     checks = gpu_checks(bundle, engine)
     manifest = read_manifest(bundle)
     manifest["parity_gpu"] = as_manifest(checks)
-    manifest["gpu_validated"] = bool(checks) and all(check.ok for check in checks)
+    manifest["gpu_validated"] = validated(checks)
     write_manifest(bundle, {k: v for k, v in manifest.items() if k != "schema_version"})
     return checks
 

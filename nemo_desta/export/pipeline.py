@@ -20,8 +20,9 @@ from nemo_desta.export.keys import PartKeys
 from nemo_desta.export.onnx_decoder import export_decoder
 from nemo_desta.export.onnx_tower import export_tower, require_exporter
 from nemo_desta.export.reference import FILE, make_reference
-from nemo_desta.export.settings import CalibrationConfig, Dtype, ExportConfig, Target
-from nemo_desta.export.source import Source, load_clips, merge_lora, open_source, part_sizes
+from nemo_desta.export.settings import QUANTISED, CalibrationConfig, Dtype, ExportConfig, Target
+from nemo_desta.export.sizes import part_sizes
+from nemo_desta.export.source import Source, load_clips, merge_lora, open_source
 from nemo_desta.export.tensorrt_build import build_in_process, decoder_profiles, require_backend, tower_profiles, trtexec_script
 from nemo_desta.export.trtllm_checkpoint import LlmShape
 from nemo_desta.export.verify import as_manifest, parity
@@ -99,6 +100,8 @@ def check_targets(cfg: ExportConfig) -> None:
         raise ValueError(f"tp={cfg.tp} pp={cfg.pp} split a TensorRT-LLM checkpoint, and targets has none: add trtllm, or leave tp and pp at 1")
     if Target.vllm in cfg.targets and cfg.quantization is not None:
         raise ValueError(f"targets has vllm, which takes no quantization={cfg.quantization.value}: leave one of them out")
+    if cfg.quantization is not None and not set(QUANTISED) & set(cfg.targets):
+        raise ValueError(f"quantization={cfg.quantization.value} quantises {', '.join(QUANTISED)}, and targets has none: add one, or leave quantization out")
     if cfg.quantization is not None:
         from nemo_desta.export.quantize import require_modelopt
 
@@ -116,9 +119,11 @@ def check_calibration(settings: CalibrationConfig) -> None:
     Raises:
         ValueError: names the file.
     """
-    files = {"targets": settings.targets, "corpus": None if settings.corpus is None else str(Path(settings.corpus) / "cuts_test.jsonl.gz")}
-    for name, path in files.items():
-        if path is not None and not Path(path).is_file():
+    files = [] if settings.targets is None else [("targets", Path(settings.targets))]
+    if settings.corpus is not None:
+        files += [("corpus", Path(settings.corpus) / f"cuts_{split}.jsonl.gz") for split in ("test", "train")]  # the questions know the answers of both
+    for name, path in files:
+        if not path.is_file():
             raise ValueError(f"calibration.{name}: there is no {path}")
 
 

@@ -91,17 +91,17 @@ class OnnxDecoder:
         bundle: an exported bundle with ``llm/onnx``.
         providers: of ONNX Runtime.
         threads: of ONNX Runtime; 0 = its own choice.
+        session: what runs the graph instead of ONNX Runtime.
 
     Raises:
         ValueError: the bundle has no ONNX decoder.
     """
 
-    def __init__(self, bundle: str | Path, *, providers: Sequence[Any] = CPU, threads: int = 0) -> None:
+    def __init__(self, bundle: str | Path, *, providers: Sequence[Any] = CPU, threads: int = 0, session: Any = None) -> None:
         folder = Path(bundle) / "llm" / "onnx"
-        self.session = open_session(folder / "model.onnx", providers, threads)
+        self.session: Any = open_session(folder / "model.onnx", providers, threads) if session is None else session
         self.config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self.embedding_VH: Array = np.load(folder / "embed_tokens.npy", mmap_mode="r")
-        self._outputs = [x.name for x in self.session.get_outputs()]
 
     def embed(self, prompts: Sequence[Prompt], audio_CQH: Array | None) -> tuple[Array, Array]:
         """Left-padded embeddings [B, T, H] with the clips' vectors in their slots, and the attention mask [B, T] (int64)."""

@@ -23,6 +23,10 @@ class Target(StrEnum):
     vllm = "vllm"  # vllm/: the whole model for vLLM with this library's plugin
 
 
+QUANTISED = (Target.trtllm, Target.trtllm_pytorch, Target.hf)
+"""Targets whose LLM ``quantization`` quantises."""
+
+
 class Dtype(StrEnum):
     """Format of exported weights."""
 

@@ -21,7 +21,7 @@ from nemo_desta.checkpoint.connector import CONFIG_FILE, CONNECTOR_PREFIX, WEIGH
 from nemo_desta.config import ModelConfig, Precision
 from nemo_desta.export.settings import TINY_RANDOM, ExportConfig, Quantization, Target
 from nemo_desta.export.tiny import make_tiny_checkpoint
-from nemo_desta.export.trtllm_checkpoint import FolderWeights, LlmShape, check_parallel
+from nemo_desta.export.trtllm_checkpoint import FAMILIES, FolderWeights, LlmShape, check_parallel
 from nemo_desta.models import build
 from nemo_desta.modules.encoder import default_taps, is_nemo_model, resolve_encoder
 from nemo_desta.modules.qformer import QFormerConnector
@@ -35,6 +35,9 @@ AWQ_GROUP = 128  # inputs that share a scale
 _SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".g722")
 _CUT_SUFFIXES = (".jsonl", ".jsonl.gz")
 MAX_CLIPS = 8  # of the parity checks and the calibration, unless told otherwise
+LLM_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*")  # of a hub repository
+ENCODER_WEIGHTS = ("model.safetensors", "model-*.safetensors", "*.nemo")  # what the loaders take; Whisper's repositories also hold other formats
+ENCODER_FILES = ("*.json", "*.txt", *ENCODER_WEIGHTS)
 FP32_LLM_BYTES = 4_000_000_000  # of an LLM's files, up to which its reference is computed in fp32
 
 
@@ -127,6 +130,19 @@ def find_source(checkpoint: str, made: Path, *, llm: str | None = None, encoder:
     return source
 
 
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the tensors of a safetensors file, by its header.
+
+    Raises:
+        ValueError: the file is unreadable.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - a handle is no mapping
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"cannot read the weights {path}: {error}") from error
+
+
 def check_connector(source: Source) -> None:
     """Compare the checkpoint's tensors with what encoder and LLM ask for, by the file's header.
 
@@ -134,11 +150,7 @@ def check_connector(source: Source) -> None:
         ValueError: the file is unreadable, tensors are missing, or the connector belongs to another backbone or encoder.
     """
     path = source.checkpoint / WEIGHTS_FILE
-    try:
-        with safe_open(path, framework="pt") as file:
-            have = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - a handle is no mapping
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"cannot read the weights {path}: {error}") from error
+    have = tensor_shapes(path)
     llm_dim, projection = source.llm_raw["hidden_size"], have.get(CONNECTOR_PREFIX + "proj.1.weight")
     if projection is not None and projection[0] != llm_dim:
         raise ValueError(
@@ -188,19 +200,28 @@ def check_vocabulary(source: Source) -> None:
 
 
 def check_llm(source: Source, cfg: ExportConfig) -> None:
-    """Check the LLM against the targets.
+    """Check the LLM against the targets and the quantisation.
 
     Raises:
         ValueError: the architecture cannot be exported, or does not split over tp x pp or into quantisation groups.
     """
+    if {Target.trtllm, Target.trtllm_pytorch, Target.onnx_decoder} & set(cfg.targets):
+        check_parallel(LlmShape.from_config(source.llm_raw), cfg.tp, cfg.pp)
+    if cfg.quantization is not None:
+        check_quantised(source, cfg.quantization, cfg.tp)
+
+
+def check_quantised(source: Source, quantization: Quantization, tp: int) -> None:
+    """Check that an LLM can be quantised, whatever it is written as.
+
+    Raises:
+        ValueError: an architecture that is not known here, or widths that int4 groups do not divide.
+    """
     raw = source.llm_raw
-    if not {Target.trtllm, Target.trtllm_pytorch, Target.onnx_decoder} & set(cfg.targets):
-        return
-    shape = LlmShape.from_config(raw)
-    check_parallel(shape, cfg.tp, cfg.pp)
-    if cfg.quantization is Quantization.int4_awq:
-        widths = {"hidden size": shape.hidden_size, "feed-forward width over tp": shape.intermediate_size // cfg.tp}
-        for name, width in widths.items():
+    if raw.get("model_type") not in FAMILIES:
+        raise ValueError(f"quantization={quantization.value} knows {', '.join(FAMILIES)}, the LLM is a {raw.get('model_type')!r} model: leave quantization out")
+    if quantization is Quantization.int4_awq:
+        for name, width in {"hidden size": raw["hidden_size"], "feed-forward width over tp": raw["intermediate_size"] // tp}.items():
             if width % AWQ_GROUP:
                 raise ValueError(f"int4_awq quantises groups of {AWQ_GROUP} inputs, which do not divide the LLM's {name} {width}: use fp8 or none")
 
@@ -216,22 +237,6 @@ def check_vllm(source: Source) -> None:
     if source.model_config.connector.num_queries < LEAST_QUERIES:
         queries = source.model_config.connector.num_queries
         raise ValueError(f"targets has vllm, whose plugin needs at least {LEAST_QUERIES} vectors a clip; the checkpoint has {queries}: leave vllm out")
-
-
-def part_sizes(source: Source, cfg: ExportConfig) -> dict[str, int]:
-    """Bytes that the parts will take, roughly: weights of the tower and the LLM in each form asked for, without those that are links to another part's."""
-    each = 4 if cfg.dtype.value == "float32" else 2
-    llm = sum(p.stat().st_size for p in source.llm_folder.glob("*.safetensors"))
-    raw, tower = source.llm_raw, 4 * (source.checkpoint / WEIGHTS_FILE).stat().st_size
-    copy = llm + raw["vocab_size"] * raw["hidden_size"] * each * (cfg.tp + 1)
-    writers = {
-        "onnx_decoder": {Target.onnx_decoder},
-        "trtllm": {Target.trtllm},
-        "hf": {Target.hf, Target.trtllm_pytorch, Target.triton, Target.vllm},  # all but the first link to it
-    }
-    sizes = {name: copy for name, targets in writers.items() if targets & set(cfg.targets)}
-    towers = {Target.tensorrt_rtx: "tensorrt_rtx", Target.tensorrt: "tensorrt", Target.vllm: "vllm"}
-    return {"audio": tower, **sizes, **{name: tower for target, name in towers.items() if target in cfg.targets}}
 
 
 def load_clips(paths: Sequence[str], most: int = MAX_CLIPS) -> tuple[list[NDArray[Any]], str]:
@@ -293,14 +298,27 @@ def made_clips(count: int = 5) -> list[NDArray[Any]]:
     return clips
 
 
+def encoder_files(name: str) -> list[Path]:
+    """The files behind an encoder's hub name: those in the hub's cache, fetched where they are missing."""
+    folder = _snapshot(name, ENCODER_FILES)
+    kept: tuple[str, ...] = ENCODER_FILES
+    if not any(next(folder.glob(pattern), None) for pattern in ENCODER_WEIGHTS):
+        kept = (*ENCODER_FILES, "pytorch_model*.bin")  # old repositories; beside safetensors they hold the same again
+        folder = _snapshot(name, kept)
+    return sorted({path for pattern in kept for path in folder.glob(pattern)})
+
+
+def _snapshot(name: str, patterns: Sequence[str]) -> Path:
+    """A hub model's directory in the hub's cache."""
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, allow_patterns=list(patterns)))
+
+
 def _local(llm: str) -> Path:
     """The LLM's directory; a hub name is looked up in the hub's cache, or fetched."""
     location = resolve_model(llm)
-    if isinstance(location, Path):
-        return location
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(location, allow_patterns=["*.json", "*.safetensors", "*.jinja", "tokenizer*"]))
+    return location if isinstance(location, Path) else _snapshot(location, LLM_FILES)
 
 
 def merge_lora(model: "DestaModel") -> nn.Module:

@@ -108,17 +108,32 @@ def tower_check(bundle: Path, reference: Reference, dtype: Dtype, batches: Seque
 
 def decoder_check(bundle: Path, reference: Reference, dtype: Dtype, providers: Sequence[Any] = CPU) -> Check:
     """Greedy tokens from audio, through tower and decoder, all prompts as one left-padded batch."""
-    decoder, audio = OnnxDecoder(bundle, providers=providers), AudioTower(bundle, providers=providers)(reference.clips)
-    embeds, mask = decoder.embed(reference.prompts, audio)
-    logits_PV, _ = decoder.step(embeds, mask, None)
-    relative = _relative(logits_PV, reference.logits_PV)
-    longest = max(map(len, reference.answers))
-    got = decoder.greedy(embeds, mask, longest)
+    decoder, audio_CQH = OnnxDecoder(bundle, providers=providers), AudioTower(bundle, providers=providers)(reference.clips)
+    return answers_check("ONNX decoder from audio", decoder, audio_CQH, reference, dtype, rows=len(reference.prompts))
+
+
+def answers_check(name: str, decoder: OnnxDecoder, audio_CQH: Any, reference: Reference, dtype: Dtype, rows: int) -> Check:
+    """Logits and greedy tokens of a decoder against PyTorch's.
+
+    Args:
+        name: of the check.
+        decoder: on whatever runs it.
+        audio_CQH: vectors of the reference's clips.
+        reference: of the bundle.
+        dtype: format whose limits hold.
+        rows: prompts in a left-padded batch.
+    """
+    longest, logits, got = max(map(len, reference.answers)), [], []
+    for start in range(0, len(reference.prompts), rows):
+        embeds, mask = decoder.embed(reference.prompts[start : start + rows], audio_CQH)
+        logits.append(decoder.step(embeds, mask, None)[0])
+        got += decoder.greedy(embeds, mask, longest)
+    distance = relative(np.concatenate(logits), reference.logits_PV)
     equal = sum(g == w for g, w in zip(got, reference.answers, strict=True))
     exact = Dtype.float32 is dtype and reference.llm_dtype == dtype
-    ok = relative <= _logits_limit(dtype, reference) and (not exact or equal == len(got))
-    detail = f"greedy answers equal {equal} of {len(got)}, logits relative {relative:.1e}"
-    return Check("ONNX decoder from audio", ok, detail, {"answers_equal": equal, "answers": len(got), "logits_rel": relative})
+    ok = distance <= _logits_limit(dtype, reference) and (not exact or equal == len(got))
+    detail = f"greedy answers equal {equal} of {len(got)}, logits relative {distance:.1e}"
+    return Check(name, ok, detail, {"answers_equal": equal, "answers": len(got), "logits_rel": distance})
 
 
 def _trtllm(bundle: Path, reference: Reference, dtype: Dtype, quantised: bool) -> Check:
@@ -137,21 +152,25 @@ def _trtllm(bundle: Path, reference: Reference, dtype: Dtype, quantised: bool) -
         embeds_TH[ids >= vocabulary] = torch.from_numpy(spliced.prompt_table).float()[ids[ids >= vocabulary] - vocabulary]
         rows.append(written.logits(embeds_TH)[-1].numpy())
     got = np.stack(rows)
-    relative, agree = _relative(got, reference.logits_PV), int((got.argmax(1) == reference.logits_PV.argmax(1)).sum())
+    distance, agree = relative(got, reference.logits_PV), int((got.argmax(1) == reference.logits_PV.argmax(1)).sum())
     limit = QUANTISED_LOGITS_LIMIT if quantised else _logits_limit(dtype, reference)
     exact = Dtype.float32 is dtype and reference.llm_dtype == dtype and not quantised
-    ok = relative <= limit and (not exact or agree == len(got))
-    detail = f"plain forward pass from its tensors: logits relative {relative:.1e}, next token equal {agree} of {len(got)}"
-    return Check("TensorRT-LLM checkpoint", ok, detail, {"logits_rel": relative, "next_token_equal": agree, "prompts": len(got)})
+    ok = distance <= limit and (not exact or agree == len(got))
+    detail = f"plain forward pass from its tensors: logits relative {distance:.1e}, next token equal {agree} of {len(got)}"
+    return Check("TensorRT-LLM checkpoint", ok, detail, {"logits_rel": distance, "next_token_equal": agree, "prompts": len(got)})
 
 
 def vllm_check(bundle: Path, reference: Reference, dtype: Dtype) -> Check:
-    """Prompts and greedy answers of the reference's conversations in vLLM."""
+    """Prompts and greedy answers of the reference's conversations in vLLM. A vLLM that gives no answers says nothing about the bundle: it is left out."""
     if verify_vllm.interpreter() is None:
         return Check("vLLM", None, verify_vllm.MISSING, {})
     longest = max(len(prompt.input_ids) for prompt in reference.prompts) + NEW_TOKENS
     asked = [_as_chat(question, clips, reference) for question, clips in questions(len(reference.clips))]
-    said = verify_vllm.ask(bundle / "vllm", dtype.value, asked, new_tokens=NEW_TOKENS, max_length=longest)
+    try:
+        said = verify_vllm.ask(bundle / "vllm", dtype.value, asked, new_tokens=NEW_TOKENS, max_length=longest)
+    except ValueError as error:
+        logger.warning("vLLM gave no answers: %s", error)
+        return Check("vLLM", None, f"left out: {_in_a_row(str(error).replace(f'{bundle.absolute()}/', ''))}", {})
     prompts = sum(got == list(want.input_ids) for got, want in zip(said["prompts"], reference.prompts, strict=True))
     answers = sum(got == want for got, want in zip(said["answers"], reference.answers, strict=True))
     exact = Dtype.float32 is dtype and reference.llm_dtype == dtype
@@ -159,6 +178,12 @@ def vllm_check(bundle: Path, reference: Reference, dtype: Dtype) -> Check:
     detail = f"vLLM {said['version']}: token ids equal in {prompts} of {count} prompts and {answers} of {count} greedy answers"
     figures = {"prompts_equal": prompts, "answers_equal": answers, "answers": count, "vllm": said["version"]}
     return Check("vLLM", prompts == count and (not exact or answers == count), detail, figures)
+
+
+def _in_a_row(words: str, most: int = 600) -> str:
+    """Words of another program as a row of a table: their beginning and end, on one line."""
+    line = " ".join(words.split())
+    return line if len(line) <= most else f"{line[: most // 3]} ... {line[-2 * most // 3 :]}"
 
 
 def _as_chat(question: str, clips: Sequence[int], reference: Reference) -> list[dict[str, Any]]:
@@ -180,7 +205,8 @@ def _logits_limit(dtype: Dtype, reference: Reference) -> float:
     return max(LOGITS_LIMIT[dtype], LOGITS_LIMIT[Dtype(reference.llm_dtype)])
 
 
-def _relative(got: Any, want: Any) -> float:
+def relative(got: Any, want: Any) -> float:
+    """Euclidean norm of the difference over that of what is wanted."""
     return float(np.linalg.norm(got.astype(np.float64) - want) / np.linalg.norm(want.astype(np.float64)))
 
 

@@ -53,7 +53,7 @@ def ask(model: Path, dtype: str, conversations: Sequence[Conversation], *, new_t
         ``version``, and for each conversation ``prompts`` and ``answers`` (token ids) and ``texts``.
 
     Raises:
-        ValueError: there is no vLLM, or it fails; the message ends with what it said.
+        ValueError: there is no vLLM, it cannot be started, fails or takes too long; the message ends with what it said.
     """
     python = interpreter()
     if python is None:
@@ -63,7 +63,12 @@ def ask(model: Path, dtype: str, conversations: Sequence[Conversation], *, new_t
         settings = {"model": str(model.absolute()), "dtype": dtype, "max_model_len": max_length, **(options or {})}
         asked.write_text(json.dumps({"settings": settings, "conversations": list(conversations), "new_tokens": new_tokens}), encoding="utf-8")
         command = [python, "-m", "nemo_desta.export.verify_vllm", str(asked), str(answers)]
-        done = subprocess.run(command, env=environment(plugins=""), capture_output=True, text=True, check=False, timeout=SECONDS)
+        try:
+            done = subprocess.run(command, env=environment(plugins=""), capture_output=True, text=True, check=False, timeout=SECONDS)
+        except OSError as error:
+            raise ValueError(f"vLLM ({python}) cannot be started ({error}): let {INTERPRETER} name a Python that has it") from error
+        except subprocess.TimeoutExpired as error:
+            raise ValueError(f"vLLM ({python}) did not answer within {SECONDS} s: ask again on a machine that is free") from error
         if done.returncode:
             raise ValueError(f"vLLM ({python}) cannot run {model}: {(done.stderr or done.stdout).strip()[-3000:]}")
         return json.loads(answers.read_text(encoding="utf-8"))

@@ -11,14 +11,15 @@ from safetensors.torch import load_file, save_file
 
 pytest.importorskip("onnxscript", reason="the export extra is not installed: pip install 'nemo_desta[export]'")
 
-from nemo_desta.export import pipeline, verify_gpu
+from nemo_desta.export import pipeline, verify_gpu, verify_vllm
 from nemo_desta.export.bundle import read_manifest
 from nemo_desta.export.hf_checkpoint import both_versions, tokenizer_for_both
 from nemo_desta.export.pipeline import export
 from nemo_desta.export.reference import FILE, Reference
 from nemo_desta.export.runtime import OnnxModel
 from nemo_desta.export.settings import Dtype, Target
-from nemo_desta.export.source import open_source, part_sizes
+from nemo_desta.export.sizes import part_sizes
+from nemo_desta.export.source import open_source
 from nemo_desta.export.verify import parity, verify
 from nemo_desta.models import DestaModel
 from tools import verify_bundle
@@ -91,6 +92,31 @@ def test_an_export_needs_room_for_what_it_makes_anew(made, monkeypatch):
             export(cfg)
         sizes = part_sizes(open_source(cfg), cfg)
         assert asked.pop() == sum(sizes[name] for name in new)
+
+
+def written(bundle, part):
+    """Bytes of a part's files, without those that are links to another part's."""
+    hf = {path.stat().st_ino for path in (bundle / "llm" / "hf").iterdir()} if part != "hf" else set()
+    files = [bundle / file for file in read_manifest(bundle)["parts"][part]["files"]]
+    return sum(path.stat().st_size for path in files if path.stat().st_ino not in hf)
+
+
+def test_the_room_that_an_export_asks_for_is_what_it_writes(made):
+    for part, size in part_sizes(open_source(made[0]), made[0]).items():
+        assert written(made[1], part) <= size <= 3 * written(made[1], part), part
+
+
+def test_a_vllm_that_cannot_run_is_left_out_and_said(made, copy, monkeypatch, capsys):
+    monkeypatch.setattr(verify_vllm, "interpreter", lambda: "/bin/false")
+    checkpoint = str(made[1].with_name("bundle.tiny-random") / "checkpoint")
+    cfg = replace(made[0], checkpoint=checkpoint, output=str(copy), targets=[*TARGETS, Target.vllm])
+    check = export(cfg)["parity"]["vLLM"]
+    assert check["ok"] is None and "left out: vLLM (/bin/false) cannot run vllm" in check["detail"]
+    assert read_manifest(copy)["parity"]["vLLM"] == check
+    assert verify_bundle.main([str(copy)]) == 0
+    assert "not checked  vLLM: left out: vLLM (/bin/false) cannot run" in (said := capsys.readouterr().out) and said.count("ok  ") == 5
+    size = part_sizes(open_source(cfg), cfg)["vllm"]
+    assert written(copy, "vllm") <= size <= 3 * written(copy, "vllm")
 
 
 def test_tampering_is_seen(copy):

@@ -17,8 +17,8 @@ pytest.importorskip("onnxscript", reason="the export extra is not installed: pip
 
 from nemo_desta.data.conversation import render
 from nemo_desta.export.bundle import claimed
-from nemo_desta.export.pipeline import export
-from nemo_desta.export.settings import Dtype, ExportConfig, Quantization, Target, typed_export
+from nemo_desta.export.pipeline import check_targets, export
+from nemo_desta.export.settings import CalibrationConfig, Dtype, ExportConfig, Quantization, Target, typed_export
 from nemo_desta.export.source import load_clips, open_source
 from nemo_desta.export.tiny import make_tiny_checkpoint
 from nemo_desta.models import DestaModel
@@ -55,6 +55,8 @@ def refused(cfg, message, monkeypatch):
         ({"tp": 2, "targets": [Target.onnx, Target.hf]}, "tp=2 pp=1 split a TensorRT-LLM checkpoint, and targets has none: add trtllm"),
         ({"pp": 2, "targets": [Target.onnx_decoder]}, "leave tp and pp at 1"),
         ({"tp": 0, "targets": [Target.vllm]}, "tp=0 pp=1 split"),
+        ({"quantization": Quantization.fp8, "targets": [Target.onnx_decoder]}, "quantization=fp8 quantises trtllm, trtllm_pytorch, hf, and targets has none"),
+        ({"quantization": Quantization.int4_awq, "targets": [Target.onnx]}, "int4_awq quantises .* leave quantization out"),
         ({"checkpoint": "/no/such/checkpoint"}, "no checkpoint at"),
         ({"targets": []}, "targets is empty"),
         ({"targets": [Target.onnx_decoder], "dtype": Dtype.bfloat16}, "no bfloat16"),
@@ -73,6 +75,28 @@ def test_settings_that_do_not_fit(spoiled, monkeypatch, change, message):
 def test_int4_needs_groups_of_128(spoiled, monkeypatch):
     monkeypatch.setattr("nemo_desta.export.quantize.require_modelopt", lambda: None)
     refused(replace(spoiled[1], quantization=Quantization.int4_awq), "groups of 128 inputs.*hidden size 64", monkeypatch)
+
+
+def test_a_quantised_hugging_face_directory_alone_is_checked_too(spoiled, tmp_path, monkeypatch, checkpoint):
+    monkeypatch.setattr("nemo_desta.export.quantize.require_modelopt", lambda: None)
+    cfg = replace(spoiled[1], targets=[Target.hf], quantization=Quantization.int4_awq)
+    refused(cfg, "groups of 128 inputs.*hidden size 64", monkeypatch)
+    llm = shutil.copytree(checkpoint.parent / "llm", tmp_path / "llm")
+    raw = json.loads((llm / "config.json").read_text())
+    monkeypatch.setattr("nemo_desta.models.build.load_tokenizer", _tokenizer_of(checkpoint.parent / "llm"))
+    (llm / "config.json").write_text(json.dumps(raw | {"model_type": "mistral"}))
+    cfg = replace(cfg, llm=str(llm), quantization=Quantization.fp8)
+    refused(cfg, "quantization=fp8 knows llama, qwen2, qwen3, the LLM is a 'mistral' model: leave quantization out", monkeypatch)
+    assert open_source(replace(cfg, quantization=None)).llm_raw["model_type"] == "mistral"
+
+
+def test_both_manifests_of_the_calibrations_corpus_must_be_there(spoiled, tmp_path, monkeypatch):
+    monkeypatch.setattr("nemo_desta.export.quantize.require_modelopt", lambda: None)
+    cfg = replace(spoiled[1], quantization=Quantization.fp8, calibration=CalibrationConfig(corpus=str(tmp_path)))
+    for split in ("test", "train"):
+        refused(cfg, rf"calibration\.corpus: there is no .*cuts_{split}\.jsonl\.gz", monkeypatch)
+        (tmp_path / f"cuts_{split}.jsonl.gz").touch()
+    check_targets(cfg)
 
 
 def test_missing_modelopt_and_tensorrt_say_how_to_install_them(spoiled, monkeypatch):

@@ -46,6 +46,10 @@ def test_rows_for_the_table_and_what_was_left_out(machine):
     assert len(rows) == 2 and rows[1].startswith("| tower, CUDA: relative 1e-04 | ok | Card 9000 | 20") and rows[1].endswith(" | torch 2.13.0 |")
     for what in ("TensorRT audio engine: neither", "TensorRT-RTX engines", "onnxruntime-gpu is not installed", "has no llm/trtllm_ckpt"):
         assert what in done.stdout
+    for part, program in (("trtllm_pytorch", "trtllm-serve"), ("triton", "tritonserver")):
+        assert program not in done.stdout
+        (bundle / part).mkdir()
+        assert f"start {program} by hand" in run(environment, bundle).stdout
     failed = run(environment | {"SAY": "FAILED       tower, CUDA: relative 1", "CODE": "1"}, bundle)
     assert failed.returncode == 1 and "| FAILED |" in (bundle / "gpu_validation" / "table.md").read_text()
 

@@ -1,9 +1,11 @@
 """The vLLM part of a bundle, without vLLM: its files, and the tower that the plugin builds from them."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,6 +18,8 @@ from nemo_desta.export import verify_vllm
 from nemo_desta.export.bundle import BundleWriter
 from nemo_desta.export.keys import PartKeys
 from nemo_desta.export.pipeline import _Exporter, check_targets
+from nemo_desta.export.reference import Reference
+from nemo_desta.export.runtime import Prompt
 from nemo_desta.export.settings import Dtype, ExportConfig, Quantization, Target
 from nemo_desta.export.source import check_vllm, made_clips, open_source
 from nemo_desta.export.tiny import make_tiny_checkpoint
@@ -98,3 +102,35 @@ def test_without_vllm_the_check_says_that_it_was_not_made(made, monkeypatch):
     monkeypatch.setattr(verify_vllm, "interpreter", lambda: "/bin/false")
     with pytest.raises(ValueError, match=r"vLLM \(/bin/false\) cannot run"):
         verify_vllm.ask(made[1] / "vllm", "float32", [], new_tokens=1, max_length=8)
+
+
+REFERENCE = Reference([np.zeros(1600, np.float32)], [], np.zeros(0), [Prompt([1, 2, 3]), Prompt([4])], np.zeros(0), [[5, 6], [7]])
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("echo no model; exit 1", r"left out: vLLM \(.*\) cannot run vllm: no model"),
+        ("exec sleep 60", r"left out: vLLM \(.*\) did not answer within 0\.2 s"),
+        (None, r"left out: vLLM \(.*\) cannot be started \(.*No such file.*let NEMO_DESTA_VLLM name a Python"),
+        (f"seq 1 2000; exit 1 # {'x' * 20}", r"^.{1,700}1999 2000$"),
+    ],
+    ids=["fails", "hangs", "is no program", "says much"],
+)
+def test_a_vllm_without_answers_says_nothing_about_the_bundle(made, monkeypatch, tmp_path, program, reason):
+    python = tmp_path / "python"
+    if program is not None:
+        python.write_text(f"#!/bin/bash\n{program}\n")
+        python.chmod(0o755)
+    monkeypatch.setattr(verify_vllm, "interpreter", lambda: str(python))
+    monkeypatch.setattr(verify_vllm, "SECONDS", 0.2 if program == "exec sleep 60" else 60)
+    check = vllm_check(made[1], REFERENCE, Dtype.float32)
+    assert check.ok is None and re.search(reason, check.detail), check.detail
+
+
+def test_wrong_answers_of_vllm_are_wrong(made, monkeypatch):
+    monkeypatch.setattr(verify_vllm, "interpreter", lambda: "python")
+    right = {"version": "0.32", "prompts": [[1, 2, 3], [4]], "answers": [[5, 6], [7]]}
+    for said, ok in ((right, True), (right | {"answers": [[5, 6], [8]]}, False), (right | {"prompts": [[1, 2, 3], [5]]}, False)):
+        monkeypatch.setattr(verify_vllm, "ask", lambda *a, said=said, **k: said)
+        assert vllm_check(made[1], replace(REFERENCE, clips=[]), Dtype.float32).ok is ok

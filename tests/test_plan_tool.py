@@ -1,5 +1,6 @@
 """`tools/plan.py`: bytes by layout, and the one to take."""
 
+import re
 import sys
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import pytest
 from nemo_desta.parallel.memory import Memory, Shapes, Workload, estimate
 from nemo_desta.parallel.plan import ParallelSizes
 from nemo_desta.parallel.shapes import PUBLISHED
-from tests.test_config import load
+from tests.test_config import CONF, load
 from tools.plan import Choice, choices, main, recommend
 
 GIB = 2**30
@@ -20,6 +21,28 @@ def test_the_papers_model_fits_one_gpu_of_eighty_and_must_be_cut_for_small_ones(
     assert large is not None and small is not None and recommend(found, 1) is None
     assert large.sizes.model == 1 and not large.sharded  # eight copies: nothing is faster than not to cut
     assert small.sizes.model > 1 and small.need.total <= 0.9 * 16 * GIB
+
+
+def said(recipe: str, pattern: str) -> tuple[str, ...]:
+    """What the comment at the head of a recipe says of its GPU."""
+    found = re.search(pattern, (CONF / f"{recipe}.yaml").read_text())
+    assert found is not None, f"conf/{recipe}.yaml no longer says {pattern}"
+    return found.groups()
+
+
+def test_the_papers_recipe_says_which_single_gpu_it_needs():
+    found = choices(load("desta25"), gpus=1)
+    plain, small, keys, *gib = said("desta25", r"One GPU of (\d+) GB as it stands, one of (\d+) GB with (.+) \((\d+) and (\d+) GiB,")
+    as_it_stands, saving = recommend(found, float(plain)), recommend(found, float(small))
+    assert as_it_stands is not None and as_it_stands.name == "parallel.tp=1 parallel.pp=1"  # what the recipe says already
+    assert saving is not None and saving.name == f"{as_it_stands.name} {keys}"
+    assert [round(choice.need.total / GIB) for choice in (as_it_stands, saving)] == [int(number) for number in gib]
+
+
+def test_the_study_says_which_gpu_an_arm_needs():
+    gpu, plain, adapted = map(int, said("study", r"One GPU of (\d+) GB an arm \((\d+) GiB, (\d+) GiB with LoRA,"))
+    needs = [recommend(choices(load("desta25", f"model.lora.enabled={on}"), gpus=1), gpu) for on in ("false", "true")]
+    assert [(need.recompute, round(need.need.total / GIB)) for need in needs if need is not None] == [(False, plain), (False, adapted)]
 
 
 def test_bytes_by_hand():

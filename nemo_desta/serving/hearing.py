@@ -5,6 +5,7 @@ Shape legend: C blocks, N taps, F frames, D encoder width, Q query slots, T toke
 
 import logging
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from jinja2.exceptions import TemplateError
@@ -15,7 +16,9 @@ from nemo_desta.config import PadTo
 from nemo_desta.data.conversation import check_words, render, transcript_ids
 from nemo_desta.data.dataset import Clip
 from nemo_desta.models.desta import DestaModel
-from nemo_desta.modules.transcriber import WhisperTranscriber
+from nemo_desta.modules.canary_transcriber import CanaryTranscriber
+from nemo_desta.modules.encoder import is_nemo_model, resolve_encoder
+from nemo_desta.modules.transcriber import WhisperTranscriber, build_transcriber
 from nemo_desta.modules.whisper import WhisperRest
 from nemo_desta.serving.errors import bad_request
 from nemo_desta.serving.prompt import Block, Conversation
@@ -50,17 +53,18 @@ class Listener:
         transcripts: who writes the transcripts that the caller left open.
 
     Raises:
-        ValueError: the model's encoder is no Whisper (then only ``transcripts=off``).
+        ValueError: no decoder belongs to the model's encoder (then only ``transcripts=off``).
     """
 
     def __init__(self, model: DestaModel, transcripts: Transcripts) -> None:
         self.model, self.transcripts = model, transcripts
         self.layout = replace(model.layout, max_transcript_tokens=None)  # as `DestaModel.generate`: only training cuts transcripts
-        self.whisper: WhisperTranscriber | None = None
+        self.transcriber = None if transcripts is Transcripts.off else _transcriber(model)
         self.rest: WhisperRest | None = None  # from the connector's last tap to what Whisper's decoder reads; None where Whisper hears for itself
-        if transcripts is not Transcripts.off:
-            self.whisper = _whisper(model)
-            self.rest = _rest(model, self.whisper)
+        if isinstance(self.transcriber, WhisperTranscriber):
+            self.rest = _rest(model, self.transcriber)
+        elif self.transcriber is not None and self.transcriber.reads(model.perception.encoder):
+            self.transcriber.drop_encoder()
 
     @torch.inference_mode()
     def listen(self, asked: Conversation) -> Prompt:
@@ -98,15 +102,22 @@ class Listener:
         return [Clip("", taps_NTD=taps_NFD) for taps_NFD in self.model.taps(samples)] if samples else []
 
     def _words(self, blocks: list[Block], clips: list[Clip]) -> list[str]:
-        """Transcripts of the blocks: the caller's, or what Whisper's decoder writes."""
+        """Transcripts of the blocks: the caller's, or what the encoder's decoder writes."""
         waiting = [i for i, block in enumerate(blocks) if block.transcript is None]
         texts = [block.transcript or "" for block in blocks]
-        if not waiting or self.whisper is None:
-            return texts
-        states = self._states(self.whisper, [blocks[i] for i in waiting], [clips[i] for i in waiting])
-        for i, text in zip(waiting, self.whisper.transcribe_states(states), strict=True):
-            texts[i] = text
+        if waiting and self.transcriber is not None:
+            written = self._written(self.transcriber, [blocks[i] for i in waiting], [clips[i] for i in waiting])
+            for i, text in zip(waiting, written, strict=True):
+                texts[i] = text
         return texts
+
+    def _written(self, transcriber: WhisperTranscriber | CanaryTranscriber, blocks: list[Block], clips: list[Clip]) -> list[str]:
+        """What the decoder writes: from the connector's encoder pass where it can read that."""
+        if isinstance(transcriber, WhisperTranscriber):
+            return transcriber.transcribe_states(self._states(transcriber, blocks, clips))
+        if transcriber.reads(self.model.perception.encoder):
+            return transcriber.transcribe_taps([clip.taps_NTD for clip in clips if clip.taps_NTD is not None])
+        return transcriber.transcribe([block.samples_T for block in blocks])
 
     def _states(self, whisper: WhisperTranscriber, blocks: list[Block], clips: list[Clip]) -> BaseModelOutput:
         """What Whisper's decoder reads: the rest of the connector's encoder pass, or one pass of its own."""
@@ -130,9 +141,28 @@ def _rest(model: DestaModel, whisper: WhisperTranscriber) -> WhisperRest | None:
     return rest
 
 
-def _whisper(model: DestaModel) -> WhisperTranscriber:
+def _transcriber(model: DestaModel) -> WhisperTranscriber | CanaryTranscriber:
     card = model.config
     try:
-        return WhisperTranscriber.from_pretrained(card.nemo_desta.get("encoder", f"hf://{card.encoder_model_id}")).to(model.device)
+        return build_transcriber(card.nemo_desta.get("encoder", f"hf://{card.encoder_model_id}")).to(model.device)
     except ValueError as error:
         raise ValueError(f"{error}, and start the server with transcripts=off") from error
+
+
+def check_decoder(encoder: str | Path) -> None:
+    """See from a model's configuration, before any weights are read, whether it has a decoder that can write transcripts. Every Whisper has.
+
+    Raises:
+        ValueError: a NeMo model that is no Canary.
+    """
+    path = resolve_encoder(encoder)
+    if not is_nemo_model(path):
+        return
+    from nemo.collections.asr.models import ASRModel, EncDecMultiTaskModel  # heavy
+    from nemo.utils.model_utils import import_class_by_path
+
+    local = Path(path).suffix == ".nemo"
+    config = ASRModel.restore_from(str(path), return_config=True) if local else ASRModel.from_pretrained(model_name=str(path), return_config=True)
+    kind = import_class_by_path(config.target)
+    if not issubclass(kind, EncDecMultiTaskModel):
+        raise ValueError(f"{encoder} is a {kind.__name__}, which has no decoder for transcripts (a Canary has): start the server with transcripts=off")

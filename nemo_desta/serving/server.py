@@ -16,9 +16,9 @@ from nemo_desta.export.source import find_source
 from nemo_desta.models import DestaModel
 from nemo_desta.serving.app import build_app
 from nemo_desta.serving.engine import Engine
-from nemo_desta.serving.hearing import Listener
+from nemo_desta.serving.hearing import Listener, check_decoder
 from nemo_desta.serving.metrics import Metrics
-from nemo_desta.serving.settings import ServeConfig, check
+from nemo_desta.serving.settings import ServeConfig, Transcripts, check
 
 logger = logging.getLogger(__name__)
 MADE_MODEL = Path("runs/serve/tiny-random")  # where checkpoint=tiny-random is written
@@ -47,10 +47,12 @@ def load_model(config: ServeConfig) -> DestaModel:
     """The checkpoint's model on its device. What does not fit is found from configurations and file headers, before any weights are read.
 
     Raises:
-        ValueError: no such checkpoint or device, missing tensors, or a connector, LLM and tokenizer that do not belong together.
+        ValueError: no such checkpoint or device, missing tensors, a connector, LLM and tokenizer that do not belong together, or no one to write transcripts.
     """
     device = _device(config.device)
     source = find_source(config.checkpoint, MADE_MODEL.absolute(), llm=config.llm, encoder=config.encoder)
+    if config.transcripts is not Transcripts.off:
+        check_decoder(source.model_config.encoder)
     own = {"llm": source.model_config.llm, "encoder": source.model_config.encoder}
     return DestaModel.from_pretrained(source.checkpoint, **own).to(device)
 

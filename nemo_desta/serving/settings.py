@@ -10,7 +10,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 class Transcripts(StrEnum):
     """Who writes the transcript of a clip that comes without one."""
 
-    whisper = "whisper"  # the Whisper model of the encoder; shares the connector's encoder pass where that is padded to 30 s (published checkpoints)
+    own = "own"  # the decoder that belongs to the model's encoder: Whisper's (shares the connector's pass where that is padded to 30 s) or a Canary's
+    whisper = "own"  # its name from when there was no other
     off = "off"  # nobody: a clip without the caller's transcript has none
 
 
@@ -56,7 +57,7 @@ class ServeConfig:
     num_threads: int = 0  # CPU threads of torch; 0 = leave as it is
     max_batch_size: int = 16  # requests that are answered at the same time, token by token
     max_batch_tokens: int = 65_536  # prompt and answer tokens of all running requests together: bounds the memory of keys and values
-    transcripts: Transcripts = Transcripts.whisper  # of clips that come without one: whisper | off
+    transcripts: Transcripts = Transcripts.own  # of clips that come without one: own | off
     system_prompt: str | None = "Focus on the audio clips and instructions."  # put before conversations with audio that have no system message; null = none
     web: bool = True  # serve the demo page at /
     shutdown_seconds: float = 30.0  # time that running answers get to end after SIGTERM or Ctrl-C

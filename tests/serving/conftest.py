@@ -23,7 +23,6 @@ _installed = all(find_spec(name) for name in ("fastapi", "uvicorn", "prometheus_
 collect_ignore = [] if _installed else [path.name for path in Path(__file__).parent.glob("test_*.py")]
 
 
-
 def tone(seconds: float = 0.5, *, hz: float = 220.0, rate: int = 16_000, channels: int = 1) -> np.ndarray:
     """A sine."""
     t = np.arange(int(seconds * rate)) / rate

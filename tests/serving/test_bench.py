@@ -27,7 +27,7 @@ def test_every_level_is_measured(serve, tmp_path, capsys):
 
 
 def test_onnxruntime_is_a_row_of_the_same_run(tmp_path, capsys):
-    pytest.importorskip("onnxscript", reason="the export extra is not installed: pip install 'nemo_desta[export]'")
+    pytest.importorskip("onnxscript", reason="the export extra is not installed: pip install -e '.[export]'")
     targets = [Target.onnx, Target.onnx_decoder, Target.hf]
     bundle = tmp_path / "bundle"
     export(ExportConfig(checkpoint="tiny-random", output=str(bundle), targets=targets, dtype=Dtype.float32, parity_batches=[1]))

@@ -39,7 +39,7 @@ def test_the_scripts_address_elements_that_exist():
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'nemo_desta[dev]'")
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'")
     chromium = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
     if chromium is None:
         pytest.skip("needs Chromium or Chrome")

@@ -124,7 +124,7 @@ def wait_for(port: int, server: "subprocess.Popen[bytes]", log: Path, seconds: f
 
 
 def test_the_server_answers_openais_chat_api_with_audio(made):
-    openai = pytest.importorskip("openai", reason="needs the openai client: pip install 'nemo_desta[dev]'")
+    openai = pytest.importorskip("openai", reason="needs the openai client: pip install -e '.[dev]'")
     wanted, clips, folder = made
     settings = {"model": "desta", "temperature": 0, "max_tokens": NEW_TOKENS}
     with served(folder) as url:

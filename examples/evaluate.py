@@ -1,10 +1,11 @@
 """Ask a trained model about held-out clips, or any audio LLM the published benchmarks, and write the report.
 
     python examples/evaluate.py --config-name=desta25_mini                # two CPU cores; after train_desta.py
-    python examples/evaluate.py --config-name=desta25_mini 'eval.checkpoint="runs/mini/train/checkpoints/step=600.ckpt"'
+    python examples/evaluate.py --config-name=desta25_mini 'eval.checkpoint="runs/mini/train/checkpoints/step=650.ckpt"'
     python examples/evaluate.py --config-name=eval benchmarks=[mmau,sakura] model=runs/my/checkpoint data_root=data judge=openai:gpt-4o-2024-11-20 \
         judging.endpoint.base_url=https://api.openai.com/v1
-    python examples/evaluate.py --config-name=eval benchmarks=[heldout] model=runs/mini/train/checkpoints/last data_root=runs/mini run_dir=runs/eval  # CPU
+    python examples/evaluate.py --config-name=eval benchmarks=[heldout] 'model="runs/mini/train/checkpoints/step=700.ckpt"' data_root=runs/mini \
+        prompts.heldout=heldout/mini run_dir=runs/eval
     python examples/evaluate.py --config-name=eval benchmarks=[mmau] data_root=data predictions=runs/eval/predictions     # score only, no inference
     python examples/evaluate.py --config-name=eval_compare runs=[runs/a,runs/b]                                           # paired comparison
 

@@ -1,7 +1,7 @@
 """Export a trained model to a bundle of files for ONNX Runtime, TensorRT-RTX, TensorRT, TensorRT-LLM and Hugging Face engines.
 
     python examples/export_trtllm.py --config-name=export checkpoint=tiny-random output=runs/export/tiny     # a made model; two CPU cores, a minute
-    python examples/export_trtllm.py --config-name=export checkpoint='"runs/mini/train/checkpoints/step=600.ckpt"' output=runs/export/mini \
+    python examples/export_trtllm.py --config-name=export checkpoint=runs/mini/train output=runs/export/mini \
         dtype=float32 targets=[onnx,onnx_decoder,tensorrt_rtx,hf]
     python examples/export_trtllm.py --config-name=export checkpoint=DeSTA-ntu/DeSTA2.5-Audio-Llama-3.1-8B output=runs/export/desta25 tp=2 pp=2
 

@@ -214,7 +214,7 @@ def _add_lora(llm: PreTrainedModel, lora: LoraConfig) -> nn.Module:
     try:
         import peft
     except ImportError as error:
-        raise ValueError("model.lora.enabled=true needs the peft package: pip install 'nemo_desta[lora]'") from error
+        raise ValueError("model.lora.enabled=true needs the peft package: pip install -e '.[lora]'") from error
     settings = peft.LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.target_modules), task_type=peft.TaskType.CAUSAL_LM
     )

@@ -93,7 +93,7 @@ def unavailable() -> str | None:
     import importlib.util
 
     if importlib.util.find_spec("contractions") is None:
-        return "PEDANT (SD-QA of VoiceBench) needs the contractions library: pip install 'nemo_desta[voicebench]'"
+        return "PEDANT (SD-QA of VoiceBench) needs the contractions library: pip install -e '.[voicebench]'"
     for name, sha256 in FILES.items():
         path = classifier_dir() / sha256
         if not path.is_file() or sha256_of(path) != sha256:

@@ -12,7 +12,10 @@ from lhotse import CutSet
 from nemo_desta.config import DestaConfig, EvalConfig, TrainerConfig
 from nemo_desta.evaluation.pipeline import evaluate_run, find_checkpoint
 from nemo_desta.models import DestaModel
+from tests.test_config import load
 from tests.tiny import tiny_model_config
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +73,18 @@ def test_the_documented_quotes_reach_the_configuration():
     text = (Path(__file__).parents[2] / "docs" / "heldout.md").read_text()
     override = re.search(r"'(eval\.checkpoint=[^']+)'", text).group(1)  # what the shell leaves of it
     parser = OverridesParser.create()
-    assert parser.parse_override(override).value() == "runs/mini/train/checkpoints/step=600.ckpt"
+    assert parser.parse_override(override).value() == "runs/mini/train/checkpoints/step=650.ckpt"
     with pytest.raises(HydraException):
         parser.parse_override(override.replace('"', ""))
+
+
+def test_the_documented_checkpoints_are_left_by_an_uninterrupted_run():
+    trainer = load("desta25_mini").trainer
+    assert trainer.keep_checkpoints >= 2 and trainer.max_steps % trainer.checkpoint_every_steps == 0
+    left = {f"step={step}.ckpt" for step in (trainer.max_steps - trainer.checkpoint_every_steps, trainer.max_steps)}
+    files = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.py")]
+    named = {name for file in files for name in re.findall(r"runs/mini/train/checkpoints/(\w[^\s\"'`]*)", file.read_text())}
+    assert named and named <= left
 
 
 def test_a_run_without_checkpoint_or_corpus_is_an_error(tmp_path, run):

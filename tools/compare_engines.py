@@ -1,7 +1,7 @@
 """Do two engines give the same answers? Compares two runs of target generation row by row and lists the disagreements.
 
     python examples/generate_targets.py --config-name=desta25_mini generation.temperature=0 run_dir=runs/a
-    python examples/generate_targets.py --config-name=desta25_mini generation.temperature=0 run_dir=runs/b engine=vllm
+    python examples/generate_targets.py --config-name=desta25_mini generation.temperature=0 run_dir=runs/b +engine=vllm
     python tools/compare_engines.py runs/a runs/b --output disagreements.jsonl
 
 Reads targets/rows.jsonl of both, or that of every part of a run on Ray. Greedy engines at the same precision differ where two tokens are nearly equally likely.
@@ -29,7 +29,8 @@ def read_answers(run_dir: Path) -> dict[str, dict[str, Any]]:
     files = [path for path in (targets / "rows.jsonl", *sorted(targets.glob("parts/*/rows.jsonl"))) if path.exists()]
     if not files:
         raise FileNotFoundError(f"{targets} has no rows.jsonl and no parts: run examples/generate_targets.py with run_dir={run_dir} first")
-    rows = (json.loads(line) for path in files for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}"))
+    # Not splitlines(), which also ends a line at U+2028, U+2029 and U+0085: an answer may hold them.
+    rows = (json.loads(line) for path in files for line in path.read_text(encoding="utf-8").split("\n") if line.endswith("}"))
     return {row["row_id"]: row for row in rows}
 
 

@@ -83,7 +83,7 @@ def merge(run_dir: Path, downloaded: Path) -> int:
     Raises:
         ValueError: the file holds none.
     """
-    lines = downloaded.read_text(encoding="utf-8").splitlines()
+    lines = downloaded.read_text(encoding="utf-8").split("\n")  # not splitlines(): a note may hold U+2028
     entries = [json.loads(line) for line in lines if line.strip()]
     if not entries:
         raise ValueError(f"{downloaded} holds no verdicts")

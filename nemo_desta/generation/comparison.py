@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from nemo_desta.config import GenerationConfig
 from nemo_desta.data.conversation import Tokenizer, render_text
+from nemo_desta.generation.checks import check_share
 from nemo_desta.generation.plan import TargetRow, draw, make_messages, make_plan, row_id, seed_for
 from nemo_desta.seed.attributes import attributes_of
 from nemo_desta.seed.matching import mentions, normalise
@@ -130,10 +131,8 @@ def comparisons_for(config: GenerationConfig, single: int) -> int:
     Raises:
         ValueError: ``multi_audio_fraction`` is outside [0, 1].
     """
-    fraction = config.multi_audio_fraction
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"generation.multi_audio_fraction={fraction} is outside [0, 1]")
-    return round(fraction * single)
+    check_share("multi_audio_fraction", config.multi_audio_fraction)
+    return round(config.multi_audio_fraction * single)
 
 
 def comparison_rows(cuts: Iterable[Cut], pool: PromptPool, config: GenerationConfig, tokenizer: Tokenizer, count: int) -> list[TargetRow]:

@@ -1,7 +1,8 @@
 """The append-only journal of answers, whole after any kind of death of the process.
 
-Rows are answered in batches that are fixed beforehand. A batch is one write and one fsync, so that a crash loses at most the batch in work; what a crash
-left of a half-written batch is cut away at the next start, and that batch is answered again, with the same result.
+Rows are answered in batches that are fixed beforehand. A batch is one write and one fsync, so that a crash loses at most the batches in work (one,
+or as many as the engine takes at once); what a crash left of a half-written batch is cut away at the next start, and that batch is
+answered again, with the same result.
 """
 
 import json

@@ -28,6 +28,7 @@ from lhotse.cut import Cut
 from nemo_desta.config import GenerationConfig
 from nemo_desta.data.conversation import AUDIO_LOCATOR, Tokenizer, render_text
 from nemo_desta.data.supervision import Message
+from nemo_desta.generation.checks import check_amounts
 from nemo_desta.seed.attributes import TRANSCRIPT, attributes_of
 from nemo_desta.seed.describe import describe, describe_for, timestamp
 from nemo_desta.seed.prompts import Prompt, PromptPool
@@ -187,10 +188,7 @@ class _Quotations:
 def _check(clips: Sequence[_Clip], config: GenerationConfig) -> None:
     if not clips:
         raise ValueError("the training set holds no cuts: run examples/prepare_corpus.py first")
-    if not 0 <= config.attribute_prompt_fraction <= 1:
-        raise ValueError(f"generation.attribute_prompt_fraction={config.attribute_prompt_fraction} is outside [0, 1]")
-    if config.rows < 0 or config.prompts_per_cut < 0:
-        raise ValueError(f"generation.rows={config.rows} and generation.prompts_per_cut={config.prompts_per_cut} must not be negative")
+    check_amounts(config)
     times = Counter(clip.cut.id for clip in clips)
     if doubled := [name for name, count in times.items() if count > 1]:
         raise ValueError(f"{len(doubled)} cut ids stand twice in the training set, first {doubled[0]!r}: ids must be unique")

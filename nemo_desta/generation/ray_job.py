@@ -12,8 +12,9 @@ What a part is asked, answered, filtered and written like is the business of `ru
     store.json                  written when all parts are done: the folder is an indexed store then
     manifest.json               counts and origin of the whole; throughput.json: rates; prompts.json: lengths, refusals and yields by prompt
 
-A worker that dies costs the batch in work: Ray starts another, which goes on with the part's journal. Idle workers get the next part whoever wrote the last
-one, so that a slow machine does not hold up the others. Nothing but the driver's lock and the files themselves carries state between runs.
+A worker that dies costs the batches in work (two with the engine openai, else one): Ray starts another, which goes on with the part's journal. Idle workers get
+the next part whoever wrote the last one, so that a slow machine does not hold up the others. Nothing but the driver's lock and the files themselves carries
+state between runs.
 """
 
 import contextlib
@@ -31,8 +32,7 @@ from typing import Any
 from nemo_desta import provenance
 from nemo_desta.config import DestaConfig, GenerationConfig, RayConfig
 from nemo_desta.generation.answering import RowsProgress, Work
-from nemo_desta.generation.comparison import comparisons_for
-from nemo_desta.generation.engines import check_engine
+from nemo_desta.generation.checks import check_settings, check_worker
 from nemo_desta.generation.parts import INPUTS, Inputs, Part, deal, gather, input_files, is_shar, load_inputs, survey_file
 from nemo_desta.generation.paths import Paths
 from nemo_desta.generation.plan import make_plan
@@ -60,28 +60,30 @@ def generate_on_ray(config: DestaConfig, pool: PromptPool | None = None) -> Path
         pool: prompts; default: those of ``generation.prompt_files``.
 
     Returns:
-        The folder ``targets``, an indexed store of cuts (``data.manifest`` of a training).
+        The folder ``targets``, an indexed store of cuts (``data.manifest`` of a training, unless the input was Shar, whose cuts name no audio).
 
     Raises:
         FileNotFoundError: no input.
         ValueError: a setting, ids that stand twice, targets of other settings, another process works there, or nothing survived the filters.
         OSError: no cluster, a full disk, a server that does not answer, or a worker that keeps dying; what is written is safe.
     """
-    check_engine(config.generation.engine)
     _check(config.ray)
-    comparisons_for(config.generation, 0)  # a share outside [0, 1] is found before anything is read
+    check_settings(config.generation)
+    check_worker(config.generation, config.ray)
     paths, pool = Paths(Path(config.run_dir).absolute()), pool_of(config, pool)
     source = Path(config.ray.input) if config.ray.input else paths.corpus
     files = input_files(source)
     if config.generation.multi_audio_fraction and is_shar(source):
         advice = "give the cuts from before tools/manifests.py shard, and shard the result"
         raise ValueError(f"generation.multi_audio_fraction: further clips of a row cannot be heard from {source}, whose audio lies in tar files: {advice}")
+    if is_shar(source):
+        logger.warning("%s is a Shar folder: its targets cannot be trained on as they are (docs/targets.md, From a Shar folder)", source)
     with exclusive(paths.targets):
         inputs = load_inputs(paths.targets / INPUTS, files, config.ray.shard_cuts)
         if inputs and _complete(paths, _run_key(config, paths, pool, inputs)):
             logger.info("targets in %s are complete: nothing to do", paths.targets)
             return paths.targets
-        with _connected(config.ray):
+        with _connected(config):
             if inputs is None:
                 inputs = _survey(files, config.ray.shard_cuts, whole=is_shar(source))
                 provenance.write_json_atomic(paths.targets / INPUTS, asdict(inputs))
@@ -103,18 +105,19 @@ def _check(config: RayConfig) -> None:
 
 
 @contextlib.contextmanager
-def _connected(config: RayConfig) -> Iterator[None]:
+def _connected(whole: DestaConfig) -> Iterator[None]:
     """Ray for the run: a connection that the process has already, a cluster, or one of our own on this machine.
 
     Raises:
-        ValueError: Ray is not installed, or the cluster is too small.
+        ValueError: Ray is not installed, the cluster is too small, or its engines would all take one GPU.
         ConnectionError: no cluster.
     """
+    config = whole.ray
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ImportError as error:
-        raise ValueError(f"ray.address={config.address} needs Ray ({error}): pip install 'nemo_desta[ray]', or leave ray.address out") from error
+        raise ValueError(f"ray.address={config.address} needs Ray ({error}): pip install -e '.[ray]', or leave ray.address out") from error
     own = not ray.is_initialized()
     if own:
         local = {"num_cpus": max(1, math.ceil(config.workers * config.cpus_per_worker)), "object_store_memory": config.object_store_mib << 20}
@@ -124,7 +127,9 @@ def _connected(config: RayConfig) -> Iterator[None]:
         except ConnectionError as error:
             raise ConnectionError(f"no Ray at ray.address={config.address} ({error}): ray start --head on one machine, or ray.address=local") from error
     try:
-        _check_size(config, ray.cluster_resources())
+        there = ray.cluster_resources()
+        _check_size(config, there)
+        _check_gpus(whole, there)
         yield
     finally:
         if own:
@@ -136,6 +141,18 @@ def _check_size(config: RayConfig, there: Mapping[str, float]) -> None:
         if config.workers * each > there.get(name, 0.0):
             wanted = f"ray.workers={config.workers} with {each:g} {name}s each"
             raise ValueError(f"{wanted} do not fit into a cluster with {there.get(name, 0.0):g} {name}s: lower one of them, or wait for more machines")
+
+
+def _check_gpus(config: DestaConfig, there: Mapping[str, float]) -> None:
+    """Refuse engines without a GPU of their own where there are GPUs: Ray (2.60) hides none from a worker that was given none, so that all take the first."""
+    engine, gpus = config.generation.engine, there.get("GPU", 0.0)
+    if engine == "openai" or gpus == 0 or config.ray.gpus_per_worker > 0:
+        return
+    each = config.generation.vllm.tensor_parallel_size if engine == "vllm" else 1
+    raise ValueError(
+        f"ray.gpus_per_worker=0 with generation.engine={engine} on a cluster with {gpus:g} GPUs, of which all workers would take the first: "
+        f"set ray.gpus_per_worker={each}, or hide the GPUs from Ray to compute without them (CUDA_VISIBLE_DEVICES= where it starts)"
+    )
 
 
 def _survey(files: Sequence[Path], shard_cuts: int, *, whole: bool) -> Inputs:

@@ -33,7 +33,8 @@ FILE = "review.jsonl"
 def read_verdicts(path: Path) -> dict[str, str]:
     """Row id -> `ACCEPT` or `REJECT`. Later lines win, `CLEAR` takes a verdict back, torn lines are skipped."""
     verdicts: dict[str, str] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.removesuffix("\n").split("\n") if text else []:  # not splitlines(): a note may hold U+2028
         try:
             entry = json.loads(line)
             row_id, verdict = str(entry["row_id"]), entry["verdict"]

@@ -22,8 +22,9 @@ from nemo_desta.config import DestaConfig, GenerationConfig
 from nemo_desta.corpora.manifests import read_cuts, write_cuts, write_lines
 from nemo_desta.data.supervision import add_self_generated
 from nemo_desta.generation.answering import Work, answer_batches
+from nemo_desta.generation.checks import check_settings
 from nemo_desta.generation.comparison import Compared, whole_plan
-from nemo_desta.generation.engines import Engine, check_engine, engine_settings, make_engine
+from nemo_desta.generation.engines import Engine, engine_settings, make_engine
 from nemo_desta.generation.engines.base import Completion
 from nemo_desta.generation.journal import Journal
 from nemo_desta.generation.paths import Paths
@@ -82,10 +83,10 @@ def generate_targets(config: DestaConfig, *, engine: Engine | None = None, pool:
 
     Raises:
         FileNotFoundError: no corpus.
-        ValueError: the directory holds targets of other settings, another process works there, or nothing survived the filters.
+        ValueError: a setting, targets of other settings in the directory, another process works there, or nothing survived the filters.
     """
+    check_settings(config.generation)
     paths, pool = Paths.of(config), pool_of(config, pool)
-    check_engine(config.generation.engine)
     if config.ray.input is not None:
         raise ValueError(f"ray.input={config.ray.input} is read by a run on Ray: set ray.address too (local = on this machine)")
     if not paths.corpus.exists():

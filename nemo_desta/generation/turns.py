@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from nemo_desta.data.conversation import Tokenizer, render_text
 from nemo_desta.data.supervision import Message
+from nemo_desta.generation.checks import check_share
 from nemo_desta.generation.engines.base import Completion
 from nemo_desta.generation.plan import TargetRow
 
@@ -28,8 +29,7 @@ def follow_ups(
     Raises:
         ValueError: the fraction is outside [0, 1].
     """
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"generation.multi_turn_fraction={fraction} is outside [0, 1]")
+    check_share("multi_turn_fraction", fraction)
     of_clip: dict[str, list[TargetRow]] = defaultdict(list)
     for row in plan:
         of_clip[row.cut_id].append(row)

@@ -33,7 +33,8 @@ class Written:
     def rejected_lines(self) -> list[dict[str, Any]]:
         """The rejected answers."""
         text = self.rejected.read_text(encoding="utf-8") if self.rejected.exists() else ""
-        return [json.loads(line) for line in text.splitlines()]
+        # Not splitlines(), which also ends a line at U+2028, U+2029 and U+0085: an answer may hold them.
+        return [json.loads(line) for line in text.split("\n") if line]
 
     def cuts(self, names: Iterable[str]) -> dict[str, Cut]:
         """The cuts of these ids, as far as there are any."""

@@ -2,12 +2,15 @@
 
 import hashlib
 import logging
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lhotse import CutSet
+from lhotse.cut import Cut
 from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 
@@ -194,13 +197,18 @@ def load_targets(
         key: of the configuration that names the manifest.
 
     Raises:
-        ValueError: they have not been written yet, or the file is cut off or damaged: to train on a part of the targets would go unnoticed.
+        ValueError: they have not been written yet, or the file is cut off or damaged: to train on a part of the targets would go unnoticed; or their audio
+            lies in the tar files of a Shar folder.
     """
     path = targets_file(run_dir, manifest, key=key)
     if path.name == DESCRIPTION:
-        return IndexedStore(path.parent)
+        store = IndexedStore(path.parent)
+        _refuse_shar(_first_cuts(store), f"{key}={manifest}")
+        return store
     if manifest is not None:
-        return _read_whole(path, key)
+        cuts = _read_whole(path, key)
+        _refuse_shar(cuts, f"{key}={manifest}")
+        return cuts
     remedy = f"remove {path} and run examples/generate_targets.py with the same --config-name again (its journal of answers is kept)"
     found: list[str] = []
     try:
@@ -215,6 +223,31 @@ def load_targets(
     if problems is not None:
         problems += found
     return cuts
+
+
+def _first_cuts(store: IndexedStore) -> Iterator[Cut]:
+    """The first cut of every shard: a shard has one origin, and five million cuts are not read for it. A damaged line is left to the data workers."""
+    number = 0
+    for shard in store.description["shards"]:
+        if shard["lines"]:
+            with suppress(ValueError):
+                yield store.cut(number)
+        number += shard["lines"]
+
+
+def _refuse_shar(cuts: Iterable[Cut], name: str) -> None:
+    """Refuse cuts with placeholders in place of their audio, or every clip would be a bad one.
+
+    Raises:
+        ValueError: there is such a cut.
+    """
+    for cut in cuts:
+        recording = getattr(cut, "recording", None)
+        if recording is not None and any(source.type == "shar" for source in recording.sources):
+            raise ValueError(
+                f"{name}: the audio of {cut.id!r} lies in the tar files of a Shar folder, which training does not read: generate the targets from the JSONL "
+                "file or indexed store that was sharded (ray.input), or write the audio into files of its own (docs/targets.md, From a Shar folder)"
+            )
 
 
 def _read_whole(path: Path, key: str) -> CutSet:

@@ -22,6 +22,7 @@ from nemo_desta.provenance import sha256_file, write_json_atomic
 from nemo_desta.study.arms import Paths, arm_config, arms, share
 from nemo_desta.study.config import StudyConfig, check_study
 from nemo_desta.study.language import INSTRUCTIONS_PATH, MAX_NEW_TOKENS, Instruction, language_quality, load_instructions, ready_rules, untouched
+from nemo_desta.study.ready import ready
 from nemo_desta.study.report import write_report
 from nemo_desta.study.targets import write_targets
 
@@ -35,11 +36,13 @@ def run_study(cfg: StudyConfig) -> dict[str, Any]:
         What ``report/study.json`` holds.
 
     Raises:
-        ValueError: a mistake in the configuration, another process runs the same study, or a stage cannot be done; the message says why.
+        ValueError: a mistake in the configuration, something that a later stage needs is missing, another process runs the same study, or a stage cannot be
+            done; the message says why.
     """
     check_study(cfg)
     ready_rules(load_instructions(cfg.instructions))
     paths = Paths(Path(cfg.run_dir))
+    ready(cfg, paths)
     with exclusive(paths.root):
         return _run(cfg, paths)
 

@@ -34,13 +34,14 @@ from nemo_desta.locking import exclusive
 from nemo_desta.manifests.shar import SharOptions, write_shar
 from nemo_desta.manifests.sources import Problems, Span, file_records, lines, spans
 from nemo_desta.manifests.store import IndexedStore
+from nemo_desta.models.training import load_targets
 from tests.generation.clips import config, corpus, lively_llm
 from tests.generation.completions_server import Handler, Server, address, completions_server
 from tests.tiny import read_json, tone_cut
 from tools import review_targets, target_quality
 
 ROOT = Path(__file__).resolve().parents[2]
-needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install 'nemo_desta[ray]'")
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install -e '.[ray]'")
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +220,7 @@ def test_a_full_disk_is_a_sentence_and_the_rerun_goes_on(
     assert before and all(path.read_bytes().startswith(data[: data.rfind(b"\n") + 1]) for path, data in before.items())
 
 
-def test_shar_shards_stay_with_their_audio(tmp_path: Path, llm: Path, in_process: None) -> None:
+def test_shar_shards_stay_with_their_audio(tmp_path: Path, llm: Path, in_process: None, caplog: pytest.LogCaptureFixture) -> None:
     cuts = []
     for i in range(6):
         cut = tone_cut(tmp_path / "audio", i, 0.5)
@@ -235,6 +236,9 @@ def test_shar_shards_stay_with_their_audio(tmp_path: Path, llm: Path, in_process
     assert [len(read_cuts(p)) for p in sorted((tmp_path / "run" / "targets").glob("cuts.*.jsonl"))] == [3, 3], "cuts without a target stay too"
     c.generation.drop_rejected = False
     targets = generate_on_ray(c)
+    assert "shar is a Shar folder: its targets cannot be trained on as they are" in caplog.text
+    with pytest.raises(ValueError, match=rf"data.manifest={targets}: .*tar files of a Shar folder"):
+        load_targets(tmp_path, str(targets))
     fields = {"cuts": sorted(map(str, targets.glob("cuts.*.jsonl"))), "recording": list(map(str, tars))}
     together = list(CutSet.from_shar(fields=fields))
     assert len(fields["cuts"]) == 2 and [cut.id for cut in together] == [cut.id for cut in cuts]
@@ -274,7 +278,7 @@ def test_a_second_run_settings_and_missing_things_are_refused(tmp_path: Path, ll
 
 def test_without_ray_it_is_a_sentence(tmp_path: Path, llm: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ValueError, match=r"needs Ray.*nemo_desta\[ray\]"):
+    with pytest.raises(ValueError, match=r"needs Ray.*pip install -e '\.\[ray\]'"):
         generate_on_ray(job(tmp_path, llm, shards))
 
 
@@ -300,7 +304,7 @@ def cluster() -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    ray.init(address="local", num_cpus=2, object_store_memory=100 << 20, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    ray.init(address="local", num_cpus=2, num_gpus=0, object_store_memory=100 << 20, include_dashboard=False, log_to_driver=False, logging_level="warning")
     yield
     ray.shutdown()
 

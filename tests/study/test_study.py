@@ -1,11 +1,13 @@
 """A small study runs through, has the same rows in every arm, and does nothing twice."""
 
 import dataclasses
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from nemo_desta.assets import AssetError
 from nemo_desta.config import DataConfig, DestaConfig, EvalConfig, GenerationConfig, LoraConfig, OptimConfig, Overlong, TrainerConfig
@@ -17,6 +19,7 @@ from nemo_desta.study import run
 from nemo_desta.study.arms import Paths, arm_config, arms
 from nemo_desta.study.config import StudyConfig, TargetSetConfig, Writer, check_study
 from nemo_desta.study.language import Instruction, answer_perplexity, instruction_following, load_instructions, ready_rules, untouched
+from nemo_desta.study.ready import ready
 from nemo_desta.study.report import table
 from nemo_desta.study.run import run_study
 from nemo_desta.study.targets import common_rows, trainable
@@ -162,6 +165,47 @@ def test_what_the_rules_need_is_fetched_before_the_first_arm(tmp_path: Path, mon
     with pytest.raises(AssetError):
         run_study(cfg)
     assert asked == [["nltk-punkt"]] and not Path(cfg.run_dir).exists()
+
+
+def test_what_later_stages_lack_is_said_before_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adapters without peft, a second writer that is not there or has no chat template, settings of the target generation."""
+    cfg = config(tmp_path)
+    monkeypatch.setattr(run, "ensure_mixture", lambda *arguments: pytest.fail("a stage was begun"))
+
+    def refused(cfg: StudyConfig) -> str:
+        with pytest.raises((ValueError, OSError)) as caught:
+            run_study(cfg)
+        assert not Path(cfg.run_dir).exists()
+        return str(caught.value)
+
+    def written_by(llm: Path | str) -> StudyConfig:
+        return dataclasses.replace(cfg, targets=SETS | {"other": TargetSetConfig(llm=str(llm))})
+
+    assert "targets.other cannot be written by" in (said := refused(written_by(tmp_path / "nowhere"))) and "nor an existing directory" in said
+    (tmp_path / "empty").mkdir()
+    assert "targets.other cannot be written by" in refused(written_by(tmp_path / "empty"))
+    silent = tmp_path / "silent"
+    shutil.copytree(tmp_path / "other" / "llm", silent)
+    tokenizer = AutoTokenizer.from_pretrained(silent)
+    tokenizer.chat_template = None
+    (silent / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer.save_pretrained(silent)
+    assert "silent has no chat template" in (said := refused(written_by(silent))) and "or name another LLM by targets.other.llm" in said
+    generation = dataclasses.replace(cfg.base.generation, multi_turn_fraction=30.0)
+    assert "multi_turn_fraction=30.0 is outside" in refused(dataclasses.replace(cfg, base=dataclasses.replace(cfg.base, generation=generation)))
+
+    monkeypatch.setitem(sys.modules, "peft", None)
+    said = refused(cfg)
+    assert "the arm self_lora trains LoRA adapters, which needs the peft package: pip install -e '.[lora]', or set lora=[false]" in said
+    monkeypatch.setattr(run, "_run", lambda cfg, paths: {})
+    assert run_study(dataclasses.replace(cfg, lora=[False])) == {}
+
+
+def test_a_finished_study_needs_neither_its_writers_nor_peft(done: tuple[StudyConfig, dict], monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg, _ = done
+    monkeypatch.setitem(sys.modules, "peft", None)
+    monkeypatch.setattr("nemo_desta.study.ready.load_chat_tokenizer", lambda model: pytest.fail("a writer was looked for"))
+    ready(cfg, Paths(Path(cfg.run_dir)))
 
 
 def test_instructions_are_checked_by_their_rules(tmp_path: Path) -> None:

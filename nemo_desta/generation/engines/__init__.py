@@ -7,13 +7,22 @@ from nemo_desta.generation.engines.base import Completion, Engine, Sampling
 
 ENGINES = ("transformers", "vllm", "openai")
 
-__all__ = ["ENGINES", "Completion", "Engine", "Sampling", "check_engine", "engine_settings", "make_engine"]
+__all__ = ["ENGINES", "Completion", "Engine", "Sampling", "check_engine", "engine_settings", "make_engine", "sampling_of"]
 
 
 def check_engine(name: str) -> None:
     """Raise ValueError for an engine that does not exist."""
     if name not in ENGINES:
         raise ValueError(f"generation.engine={name!r} is unknown: choose one of {', '.join(ENGINES)}")
+
+
+def sampling_of(config: GenerationConfig) -> Sampling:
+    """How tokens are drawn.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+    return Sampling(temperature=config.temperature, top_p=config.top_p, max_new_tokens=config.max_new_tokens, seed=config.seed)
 
 
 def engine_settings(config: GenerationConfig) -> dict[str, Any]:
@@ -34,7 +43,7 @@ def make_engine(config: DestaConfig) -> Engine:
     """
     g = config.generation
     check_engine(g.engine)
-    sampling = Sampling(temperature=g.temperature, top_p=g.top_p, max_new_tokens=g.max_new_tokens, seed=g.seed)
+    sampling = sampling_of(g)
     # Imported here: torch and transformers take seconds, which a finished run need not pay, and vLLM is optional.
     from nemo_desta.assets import resolve_model
 

@@ -19,6 +19,7 @@ state between runs.
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import logging
 import math
@@ -109,7 +110,7 @@ def _connected(whole: DestaConfig) -> Iterator[None]:
     """Ray for the run: a connection that the process has already, a cluster, or one of our own on this machine.
 
     Raises:
-        ValueError: Ray is not installed, the cluster is too small, or its engines would all take one GPU.
+        ValueError: Ray is not installed, the cluster is too small, its engines would all take one GPU, or its workers lack vLLM.
         ConnectionError: no cluster.
     """
     config = whole.ray
@@ -130,6 +131,7 @@ def _connected(whole: DestaConfig) -> Iterator[None]:
         there = ray.cluster_resources()
         _check_size(config, there)
         _check_gpus(whole, there)
+        _check_vllm(whole)
         yield
     finally:
         if own:
@@ -153,6 +155,20 @@ def _check_gpus(config: DestaConfig, there: Mapping[str, float]) -> None:
         f"ray.gpus_per_worker=0 with generation.engine={engine} on a cluster with {gpus:g} GPUs, of which all workers would take the first: "
         f"set ray.gpus_per_worker={each}, or hide the GPUs from Ray to compute without them (CUDA_VISIBLE_DEVICES= where it starts)"
     )
+
+
+def _check_vllm(config: DestaConfig) -> None:
+    """Refuse vLLM where Ray's workers lack it, before a plan names that engine."""
+    import ray
+
+    def lacking() -> bool:
+        return importlib.util.find_spec("vllm") is None
+
+    if config.generation.engine == "vllm" and ray.get(ray.remote(lacking).options(num_cpus=0).remote()):
+        raise ValueError(
+            "generation.engine=vllm, but the Python of Ray's workers has no vLLM: start Ray from an environment of tools/vllm_env.sh (docs/scale.md), "
+            "or choose engine=transformers"
+        )
 
 
 def _survey(files: Sequence[Path], shard_cuts: int, *, whole: bool) -> Inputs:

@@ -103,7 +103,7 @@ def _read_journal(journal: Path | None, source: str) -> dict[str, str]:
     if journal is None or not journal.exists():
         return {}
     found = {}
-    for line in journal.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in journal.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             record = json.loads(line)
             if record["source"] == source:

@@ -110,3 +110,16 @@ def test_the_gpus_of_a_cluster_are_counted_before_its_input_is_read(tmp_path: Pa
     with pytest.raises(ValueError, match=r"ray.gpus_per_worker=0 with generation.engine=transformers"):
         on_ray(config(tmp_path))
     assert not (tmp_path / "targets" / "plan.json").exists()
+
+
+def test_workers_without_vllm_are_found_out_before_a_plan_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def remote(asked: Any) -> Any:
+        return types.SimpleNamespace(options=lambda num_cpus: types.SimpleNamespace(remote=asked))
+
+    there = types.SimpleNamespace(is_initialized=lambda: True, cluster_resources=lambda: {"CPU": 8.0}, remote=remote, get=lambda answer: answer)
+    monkeypatch.setitem(sys.modules, "ray", there)
+    monkeypatch.setattr(ray_job, "_survey", lambda files, size, whole: pytest.fail("the input was read"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"the Python of Ray's workers has no vLLM: start Ray from an environment of tools/vllm_env\.sh"):
+        on_ray(config(tmp_path, engine="vllm"))
+    assert not (tmp_path / "targets" / "plan.json").exists()

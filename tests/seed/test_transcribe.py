@@ -106,6 +106,16 @@ def test_what_was_heard_before_a_kill_is_not_heard_again(noise_cut, tmp_path):
     assert third.calls == [1, 1], "another clip of that name and another transcriber are asked anew"
 
 
+def test_words_with_an_odd_line_separator_are_not_heard_again(noise_cut, tmp_path):
+    class Odd(Scribe):
+        def transcribe(self, samples):
+            return [words + "\u2028" + words for words in super().transcribe(samples)]
+
+    cuts, again = [noise_cut("a", 0.5)], Odd()
+    out = transcribe(cuts, Odd(), source="scribe", journal=tmp_path / "transcripts.jsonl")
+    assert transcribe(cuts, again, source="scribe", journal=tmp_path / "transcripts.jsonl") == out and not again.calls
+
+
 def test_a_mixture_is_transcribed_by_the_one_that_the_configuration_names(tmp_path, noise_cut, monkeypatch):
     cuts = [fastcopy(noise_cut(name, 0.5, text=text), custom={"domain": "speech", **CREDIT}) for name, text in (("a", None), ("b", "known"))]
     recipe = CorpusRecipe("mute", lambda *_, **__: CutSet.from_cuts(cuts), (), "speech", "CC0-1.0", "speech without words")

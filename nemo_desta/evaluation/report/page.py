@@ -42,7 +42,7 @@ def write_report(run_dir: Path, *, find_cut: Callable[[str], MonoCut | None] | N
     scored_path = run_dir / "eval" / "scored.jsonl"
     if summary is None or not scored_path.is_file():
         raise ValueError(f"{run_dir} holds no evaluation (eval/summary.json, eval/scored.jsonl): run examples/evaluate.py first")
-    rows = [json.loads(line) for line in scored_path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in scored_path.read_text(encoding="utf-8").split("\n") if line]
     retention = read_json(run_dir / "eval" / "retention.json")
     manifest = read_json(run_dir / "eval" / "manifest.json")
     results = {**collect_results(run_dir, summary, retention), "manifest": manifest}

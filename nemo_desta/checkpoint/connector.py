@@ -200,11 +200,19 @@ def is_complete(folder: Path, *, resumable: bool = False) -> bool:
 
 
 def latest_checkpoint(folder: Path, *, resumable: bool = False) -> Path | None:
-    """The complete checkpoint with the highest step below ``folder`` (or below its ``checkpoints/``); None where there is none."""
-    # os.walk passes over a folder that another process removes or renames meanwhile.
-    folders = (Path(root) for root, _, files in os.walk(folder) if CONFIG_FILE in files)
+    """The complete checkpoint with the highest step below ``folder`` (or below its ``checkpoints/``); None where there is none.
+
+    Raises:
+        OSError: a folder cannot be looked into.
+    """
+    folders = (Path(root) for root, _, files in os.walk(folder, onerror=_unless_gone) if CONFIG_FILE in files)
     found = [path for path in folders if is_complete(path, resumable=resumable) and step_of(path) is not None]
     return max(found, key=lambda p: (step_of(p) or 0, p.name), default=None)
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):  # another process removes or renames a checkpoint meanwhile
+        raise error
 
 
 def step_of(folder: Path) -> int | None:

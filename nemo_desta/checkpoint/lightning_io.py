@@ -85,14 +85,15 @@ def resumable_checkpoint(folder: Path) -> Path | None:
     One that is damaged is renamed (``.damaged``), with a warning, and the one before it is taken.
 
     Raises:
-        ValueError: the newest one cannot be read for a reason that is the machine's, not the file's (a stale network handle, too little memory): it is kept.
+        OSError: the newest one cannot be read for a reason that is the machine's, not the file's (a stale network handle, too little memory): it is kept, and
+            the next start may read it.
     """
     while (newest := latest_checkpoint(folder, resumable=True)) is not None:
         try:
             load_state(newest)
         except ValueError as error:
             if _machines_fault(error.__cause__):
-                raise
+                raise OSError(f"{error}; the checkpoint is kept: start the same command again") from error
             logger.warning("%s is damaged (%s): set aside, going on from the checkpoint before it", newest, error)
             _set_aside(newest)
         else:

@@ -54,7 +54,7 @@ def require_exporter() -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ValueError(f"exporting to ONNX needs the package {error.name}: pip install 'nemo_desta[export]'") from error
+        raise ValueError(f"exporting to ONNX needs the package {error.name}: pip install -e '.[export]'") from error
 
 
 def in_dtype(module: nn.Module, dtype: Dtype) -> nn.Module:

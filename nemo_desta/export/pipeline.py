@@ -69,7 +69,7 @@ def _export(cfg: ExportConfig, output: Path) -> dict[str, Any]:
         for target in Target:
             if target in cfg.targets and target in exporter.steps:
                 exporter.steps[target]()
-        checks = parity(writer.root, plain(cfg), cfg.parity_batches)
+        checks = parity(writer.root, plain(cfg), cfg.parity_batches, staged=True)
         for check in checks:
             logger.info("%s: %s", check.name, check.detail)
         broken = [f"{check.name} ({check.detail})" for check in checks if check.ok is False]

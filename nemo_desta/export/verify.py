@@ -57,13 +57,14 @@ def verify(bundle: Path, batches: Sequence[int] = (1, 2, 3, 5)) -> list[Check]:
     return [files] if changed else [files, *parity(bundle, manifest["settings"], batches)]
 
 
-def parity(bundle: Path, settings: dict[str, Any], batches: Sequence[int]) -> list[Check]:
+def parity(bundle: Path, settings: dict[str, Any], batches: Sequence[int], *, staged: bool = False) -> list[Check]:
     """The numerical checks.
 
     Args:
-        bundle: finished or staged.
+        bundle: its directory.
         settings: the export's configuration.
         batches: batch sizes of the audio tower.
+        staged: the bundle is being written: a vLLM that fails is told and does not cost the other parts.
     """
     reference, dtype = Reference.load(bundle / FILE), Dtype(settings["dtype"])
     quantised = settings.get("quantization") is not None
@@ -72,7 +73,7 @@ def parity(bundle: Path, settings: dict[str, Any], batches: Sequence[int]) -> li
         ("llm/onnx/model.onnx", lambda: [decoder_check(bundle, reference, dtype)]),
         ("llm/trtllm_ckpt/config.json", lambda: [_trtllm(bundle, reference, dtype, quantised)]),
         ("audio/rtx", lambda: [_engines(bundle)]),
-        ("vllm/config.json", lambda: [vllm_check(bundle, reference, dtype)]),
+        ("vllm/config.json", lambda: [vllm_check(bundle, reference, dtype, staged=staged)]),
     ]
     return [check for path, run in steps if (bundle / path).exists() for check in run()]
 
@@ -160,8 +161,9 @@ def _trtllm(bundle: Path, reference: Reference, dtype: Dtype, quantised: bool) -
     return Check("TensorRT-LLM checkpoint", ok, detail, {"logits_rel": distance, "next_token_equal": agree, "prompts": len(got)})
 
 
-def vllm_check(bundle: Path, reference: Reference, dtype: Dtype) -> Check:
-    """Prompts and greedy answers of the reference's conversations in vLLM. A vLLM that gives no answers says nothing about the bundle: it is left out."""
+def vllm_check(bundle: Path, reference: Reference, dtype: Dtype, *, staged: bool = False) -> Check:
+    """Prompts and greedy answers of the reference's conversations in vLLM. One that cannot be started or is too slow says nothing about the bundle and is left
+    out; one that cannot run the model fails the check, but no export."""
     if verify_vllm.interpreter() is None:
         return Check("vLLM", None, verify_vllm.MISSING, {})
     longest = max(len(prompt.input_ids) for prompt in reference.prompts) + NEW_TOKENS
@@ -170,7 +172,9 @@ def vllm_check(bundle: Path, reference: Reference, dtype: Dtype) -> Check:
         said = verify_vllm.ask(bundle / "vllm", dtype.value, asked, new_tokens=NEW_TOKENS, max_length=longest)
     except ValueError as error:
         logger.warning("vLLM gave no answers: %s", error)
-        return Check("vLLM", None, f"left out: {_in_a_row(str(error).replace(f'{bundle.absolute()}/', ''))}", {})
+        words = _in_a_row(str(error).replace(f"{bundle.absolute()}/", ""))
+        failed = isinstance(error, verify_vllm.RejectedError) and not staged
+        return Check("vLLM", False, words, {}) if failed else Check("vLLM", None, f"left out: {words}", {})
     prompts = sum(got == list(want.input_ids) for got, want in zip(said["prompts"], reference.prompts, strict=True))
     answers = sum(got == want for got, want in zip(said["answers"], reference.answers, strict=True))
     exact = Dtype.float32 is dtype and reference.llm_dtype == dtype

@@ -24,6 +24,10 @@ QUIET |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 Conversation = list[dict[str, Any]]
 
 
+class RejectedError(ValueError):
+    """vLLM was started and ended without answers: by the bundle or by the machine, which its words tell."""
+
+
 def interpreter() -> str | None:
     """A Python that has vLLM; None where there is none."""
     if importlib.util.find_spec("vllm") is not None:
@@ -53,7 +57,8 @@ def ask(model: Path, dtype: str, conversations: Sequence[Conversation], *, new_t
         ``version``, and for each conversation ``prompts`` and ``answers`` (token ids) and ``texts``.
 
     Raises:
-        ValueError: there is no vLLM, it cannot be started, fails or takes too long; the message ends with what it said.
+        ValueError: there is no vLLM, it cannot be started or takes too long.
+        RejectedError: it fails; the message ends with what it said.
     """
     python = interpreter()
     if python is None:
@@ -70,7 +75,7 @@ def ask(model: Path, dtype: str, conversations: Sequence[Conversation], *, new_t
         except subprocess.TimeoutExpired as error:
             raise ValueError(f"vLLM ({python}) did not answer within {SECONDS} s: ask again on a machine that is free") from error
         if done.returncode:
-            raise ValueError(f"vLLM ({python}) cannot run {model}: {(done.stderr or done.stdout).strip()[-3000:]}")
+            raise RejectedError(f"vLLM ({python}) cannot run {model}: {(done.stderr or done.stdout).strip()[-3000:]}")
         return json.loads(answers.read_text(encoding="utf-8"))
 
 

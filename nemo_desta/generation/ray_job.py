@@ -148,7 +148,7 @@ def _check_size(config: RayConfig, there: Mapping[str, float]) -> None:
 def _check_gpus(config: DestaConfig, there: Mapping[str, float]) -> None:
     """Refuse engines without a GPU of their own where there are GPUs: Ray (2.60) hides none from a worker that was given none, so that all take the first."""
     engine, gpus = config.generation.engine, there.get("GPU", 0.0)
-    if engine == "openai" or gpus == 0 or config.ray.gpus_per_worker > 0:
+    if engine == "openai" or gpus == 0 or config.ray.gpus_per_worker > 0 or config.ray.workers == 1:
         return
     each = config.generation.vllm.tensor_parallel_size if engine == "vllm" else 1
     raise ValueError(

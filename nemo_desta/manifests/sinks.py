@@ -117,9 +117,23 @@ class _StoreSink:
             self.writer.commit()
 
 
+def _check_place(path: Path) -> None:
+    """Whether a store can be written beside its name and take it, asked before the work and not after.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if os.path.ismount(path):
+        raise ValueError(f"{path} is a mount point, whose place a finished store cannot take: name a folder below it, such as {path / 'store'}")
+    parent = next(folder for folder in path.parents if folder.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ValueError(f"{parent} may not be written, and a store is written beside its name until it is whole: choose another --output")
+
+
 @contextlib.contextmanager
 def _open_store(path: Path, plan: Mapping[str, Any], shard_lines: int, overwrite: bool) -> Iterator[Sink]:
     check_replaceable(path, overwrite)  # before a lock file is made in a folder of the user
+    _check_place(path)
     put_back(path)
     with exclusive(path):
         check_replaceable(path, overwrite)  # again: another process may have finished since

@@ -150,10 +150,10 @@ class _Progress:
         self.lines, self.bytes, self.bad = 0, 0, 0
         self.counts: Counter[str] = Counter()
         self.first: list[str] = []
-        self.listed.unlink(missing_ok=True)
         if self.log.exists() and self.log.stat().st_size:
             self._resume(job, identity)
         else:
+            self.listed.unlink(missing_ok=True)
             self.log.write_text(json.dumps(identity) + "\n", encoding="utf-8")
             self.part.write_bytes(b"")
 
@@ -162,6 +162,7 @@ class _Progress:
             head = log.readline()
         if not head.endswith(b"\n") or json.loads(head) != identity:
             raise ValueError(f"{self.log} belongs to another source or other taggers: choose another target, or remove it and {self.part}")
+        self.listed.unlink(missing_ok=True)  # made anew from the notes
         end = clean = len(head)
         lines = bad = clips = 0
         for note, behind in self._notes(len(head)):

@@ -27,7 +27,7 @@ class OneRun(Callback):
         self.record = record
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Raises ValueError on all processes alike where they differ."""
+        """Raises OSError on all processes alike where they differ."""
         if not is_distributed():
             return
         found: list[tuple[int, bool]] = [(0, False)] * dist.get_world_size()
@@ -39,15 +39,15 @@ def check_one_run(found: list[tuple[int, bool]], record: Path) -> None:
     """``found``: by rank, the step to go on from and whether the record is seen.
 
     Raises:
-        ValueError: some process is in another run than the first one.
+        OSError: some process is in another run than the first one.
     """
     remedy = "run_dir must lie on a file system that all machines share, at the same path"
     if blind := [rank for rank, (_, seen) in enumerate(found) if not seen]:
-        raise ValueError(f"process {blind[0]} does not see {record}, which process 0 has written: {remedy}")
+        raise OSError(f"process {blind[0]} does not see {record}, which process 0 has written: {remedy}")
     first = found[0][0]
     if others := {rank: step for rank, (step, _) in enumerate(found) if step != first}:
         rank, step = next(iter(others.items()))
-        raise ValueError(f"process {rank} would go on from step {step} and process 0 from step {first}, in {record.parent}: {remedy}; then start again")
+        raise OSError(f"process {rank} would go on from step {step} and process 0 from step {first}, in {record.parent}: {remedy}; then start again")
 
 
 def _seen(path: Path, patience: float) -> bool:

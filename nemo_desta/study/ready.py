@@ -9,16 +9,19 @@ from nemo_desta.generation.engines.tokens import load_chat_tokenizer
 from nemo_desta.generation.paths import Paths as RunPaths
 from nemo_desta.study.arms import Paths, arms, writer_config
 from nemo_desta.study.config import StudyConfig, Writer
+from nemo_desta.study.language import load_instructions, ready_rules
 
 
 def ready(cfg: StudyConfig, paths: Paths) -> None:
-    """Look for the package of the adapters and for the LLM of every writer. What is finished needs neither.
+    """Look for the package of the adapters, for what the instructions' rules count with, and for the LLM of every writer. What is finished needs none of them.
 
     Raises:
         ValueError: something is missing, or the settings of the target generation cannot be obeyed; the message says what to do.
-        OSError, AssetError: a model cannot be fetched.
+        OSError, AssetError: something cannot be fetched.
     """
     _find_peft(cfg, paths)
+    if any(not path.exists() for path in (paths.root / "language.json", *(paths.arm(arm) / "eval" / "language.json" for arm in arms(cfg)))):
+        ready_rules(load_instructions(cfg.instructions))
     for name, chosen in cfg.targets.items():
         config = writer_config(cfg, name, paths)
         if chosen.writer is Writer.llm and not RunPaths.of(config).manifest.exists():

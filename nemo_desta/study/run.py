@@ -21,7 +21,7 @@ from nemo_desta.modules.transcriber import WhisperTranscriber
 from nemo_desta.provenance import sha256_file, write_json_atomic
 from nemo_desta.study.arms import Paths, arm_config, arms, share
 from nemo_desta.study.config import StudyConfig, check_study
-from nemo_desta.study.language import INSTRUCTIONS_PATH, MAX_NEW_TOKENS, Instruction, language_quality, load_instructions, ready_rules, untouched
+from nemo_desta.study.language import INSTRUCTIONS_PATH, MAX_NEW_TOKENS, Instruction, language_quality, load_instructions, untouched
 from nemo_desta.study.ready import ready
 from nemo_desta.study.report import write_report
 from nemo_desta.study.targets import write_targets
@@ -40,7 +40,7 @@ def run_study(cfg: StudyConfig) -> dict[str, Any]:
             done; the message says why.
     """
     check_study(cfg)
-    ready_rules(load_instructions(cfg.instructions))
+    load_instructions(cfg.instructions)
     paths = Paths(Path(cfg.run_dir))
     ready(cfg, paths)
     with exclusive(paths.root):

@@ -113,9 +113,21 @@ def test_what_the_machine_cannot_read_now_is_no_damage(tmp_path, monkeypatch, ca
         raise cause
 
     monkeypatch.setattr("nemo_desta.checkpoint.lightning_io.torch.load", failing)
-    with pytest.raises(ValueError, match="cannot read the training state"):
+    with pytest.raises(OSError, match=r"cannot read the training state .*the checkpoint is kept"):  # no mistake of the user: a cluster's job tries again
         resumable_checkpoint(tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["step=9.ckpt"]
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_taken_for_an_empty_one(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "step=9.ckpt", CARD, STATE)
+    assert latest_checkpoint(tmp_path).name == "step=9.ckpt"
+
+    def stale(path):
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr("os.scandir", stale)
+    with pytest.raises(OSError, match="Stale file handle"):
+        latest_checkpoint(tmp_path)
 
 
 def test_a_second_damage_of_the_same_step_is_set_aside_beside_the_first(tmp_path):

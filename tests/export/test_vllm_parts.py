@@ -124,8 +124,10 @@ def test_a_vllm_without_answers_says_nothing_about_the_bundle(made, monkeypatch,
         python.chmod(0o755)
     monkeypatch.setattr(verify_vllm, "interpreter", lambda: str(python))
     monkeypatch.setattr(verify_vllm, "SECONDS", 0.2 if program == "exec sleep 60" else 60)
-    check = vllm_check(made[1], REFERENCE, Dtype.float32)
+    check = vllm_check(made[1], REFERENCE, Dtype.float32, staged=True)
     assert check.ok is None and re.search(reason, check.detail), check.detail
+    rejected = program is not None and "exit 1" in program  # of a finished bundle that is a failure: vLLM ran, and could not run the model
+    assert vllm_check(made[1], REFERENCE, Dtype.float32).ok is (False if rejected else None)
 
 
 def test_wrong_answers_of_vllm_are_wrong(made, monkeypatch):

@@ -101,6 +101,9 @@ def test_engines_do_not_share_a_gpu_by_mistake() -> None:
         c.ray.gpus_per_worker = 0.5
         ray_job._check_gpus(c, gpus)
     ray_job._check_gpus(ray_config(engine="openai"), gpus)
+    alone = ray_config(engine="vllm")
+    alone.ray.workers, alone.ray.gpus_per_worker = 1, 0.0
+    ray_job._check_gpus(alone, gpus)  # one engine may take the first GPU
 
 
 def test_the_gpus_of_a_cluster_are_counted_before_its_input_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

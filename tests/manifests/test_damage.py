@@ -9,7 +9,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import soundfile
 
+from nemo_desta.manifests.audio_hash import UNHEARD, read_samples, sample_hash, stretch_of
 from nemo_desta.manifests.duplicates import read_benchmark
 from nemo_desta.manifests.durations import EXTENSIONS, probe
 from nemo_desta.manifests.selecting import find
@@ -178,3 +180,18 @@ def test_bytes_changed_in_the_middle_of_a_gzip_file_cost_its_end_only(tmp_path, 
     assert find(path, "c0")[0]["id"] == "c0"
     with pytest.raises(ValueError, match=r"neither a cut nor a row 'c19' \(.*cut off or damaged after line"):
         find(path, "c19")
+
+
+def test_a_damaged_flac_is_unreadable_and_not_compared(tmp_path):
+    """FFmpeg, which reads what libsndfile does not know, would make up the samples behind the damage."""
+    made = cut(0, tmp_path, seconds=5.0)
+    file = tmp_path / "a.flac"
+    soundfile.write(file, np.random.default_rng(0).uniform(-0.3, 0.3, 80_000), 16_000)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    file.write_bytes(data)
+    made["recording"]["sources"][0]["source"] = str(file)
+    with pytest.raises(ValueError, match="damaged behind its header"):
+        read_samples(str(file))
+    assert sample_hash(stretch_of(made)) == UNHEARD
+    assert validate(manifest(tmp_path / "m.jsonl", [made]), audio="decode").errors == {"unreadable audio": 1}

@@ -204,3 +204,14 @@ def test_an_output_that_appears_before_the_lock_is_held_is_kept(tmp_path, name, 
     with pytest.raises(ValueError, match="exists: choose another output"), open_sink(tmp_path / name):
         pass
     assert ids(tmp_path / name) == ["c0", "c1"]
+
+
+def test_a_place_that_a_store_cannot_take_is_said_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path).name == "disk")
+    with pytest.raises(ValueError, match=r"disk is a mount point.*name a folder below it"), open_sink(tmp_path / "disk"):
+        pass
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(ValueError, match=r"may not be written.*choose another --output"), open_sink(tmp_path / "store"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["disk"]

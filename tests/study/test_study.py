@@ -205,6 +205,7 @@ def test_a_finished_study_needs_neither_its_writers_nor_peft(done: tuple[StudyCo
     cfg, _ = done
     monkeypatch.setitem(sys.modules, "peft", None)
     monkeypatch.setattr("nemo_desta.study.ready.load_chat_tokenizer", lambda model: pytest.fail("a writer was looked for"))
+    monkeypatch.setattr("nemo_desta.study.ready.ready_rules", lambda instructions: pytest.fail("a sentence model was looked for"))
     ready(cfg, Paths(Path(cfg.run_dir)))
 
 

@@ -106,15 +106,15 @@ def test_the_room_that_an_export_asks_for_is_what_it_writes(made):
         assert written(made[1], part) <= size <= 3 * written(made[1], part), part
 
 
-def test_a_vllm_that_cannot_run_is_left_out_and_said(made, copy, monkeypatch, capsys):
+def test_a_vllm_that_cannot_run_costs_no_export_and_fails_the_check_of_a_bundle(made, copy, monkeypatch, capsys):
     monkeypatch.setattr(verify_vllm, "interpreter", lambda: "/bin/false")
     checkpoint = str(made[1].with_name("bundle.tiny-random") / "checkpoint")
     cfg = replace(made[0], checkpoint=checkpoint, output=str(copy), targets=[*TARGETS, Target.vllm])
     check = export(cfg)["parity"]["vLLM"]
     assert check["ok"] is None and "left out: vLLM (/bin/false) cannot run vllm" in check["detail"]
     assert read_manifest(copy)["parity"]["vLLM"] == check
-    assert verify_bundle.main([str(copy)]) == 0
-    assert "not checked  vLLM: left out: vLLM (/bin/false) cannot run" in (said := capsys.readouterr().out) and said.count("ok  ") == 5
+    assert verify_bundle.main([str(copy)]) == 1
+    assert "FAILED       vLLM: vLLM (/bin/false) cannot run" in (said := capsys.readouterr().out) and said.count("ok  ") == 5
     size = part_sizes(open_source(cfg), cfg)["vllm"]
     assert written(copy, "vllm") <= size <= 3 * written(copy, "vllm")
 

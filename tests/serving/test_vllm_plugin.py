@@ -145,6 +145,7 @@ def test_the_server_answers_openais_chat_api_with_audio(made):
             "At most 2 audio": [*[sound(clips[0])] * 3, text],
             "placeholder token": [{"type": "text", "text": "a <|placeholder|>"}],
             "the encoder takes 30 s": [sound(np.zeros(31 * 16_000, np.float32)), text],
+            "a transcript holds the special token": [sound(clips[0], transcript="go on <|placeholder|>"), text],
             "marks 2 places": [sound(clips[0]), {"type": "text", "text": f"{AUDIO_LOCATOR} {AUDIO_LOCATOR}"}],
         }
         for said, content in refused.items():

@@ -121,7 +121,9 @@ def _number(value: float | None) -> str:
 
 def table(results: Mapping[str, Any]) -> Table:
     """For the console."""
-    shown = Table(*COLUMNS.values(), title="What is heard, and what is left of the language")
+    shown = Table(title="What is heard, and what is left of the language", padding=(0, 0))
+    for key, heading in COLUMNS.items():
+        shown.add_column(heading, overflow="fold", no_wrap=key == "arm")  # a narrow console breaks words and cuts off none
     for row in cells(results):
         shown.add_row(*(row[key] for key in COLUMNS))
     return shown

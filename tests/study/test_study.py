@@ -1,12 +1,14 @@
 """A small study runs through, has the same rows in every arm, and does nothing twice."""
 
 import dataclasses
+import io
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from nemo_desta.assets import AssetError
@@ -93,7 +95,9 @@ def test_the_axes_are_measured(done: tuple[StudyConfig, dict]) -> None:
     folder = Path(cfg.run_dir) / "report"
     assert "| template_lora |" in (folder / "study.md").read_text() and "<svg" in (folder / "study.svg").read_text()
     assert len(read_json(folder / "study.json")["manifest"]["inputs"]["checkpoint_self"]["sha256"]) == 64
-    assert table(results).row_count == 7
+    narrow = Console(width=80, record=True, file=io.StringIO())
+    narrow.print(table(results))
+    assert table(results).row_count == 7 and "…" not in narrow.export_text()
 
 
 def test_a_finished_study_asks_and_trains_nothing(done: tuple[StudyConfig, dict], monkeypatch: pytest.MonkeyPatch) -> None:

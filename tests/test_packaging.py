@@ -21,7 +21,7 @@ import nemo_desta
 ROOT = Path(__file__).resolve().parent.parent
 # A layer may import itself and what stands before it.
 LAYERS = (
-    ("assets", "cli", "config", "locking", "processes", "provenance"),
+    ("assets", "cli", "config", "jsonl", "locking", "processes", "provenance"),
     ("corpora", "seed"),
     ("manifests",),
     ("checkpoint",),

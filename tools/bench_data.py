@@ -34,6 +34,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from nemo_desta.jsonl import text_lines
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout without installation
 
@@ -207,7 +209,7 @@ def bench_tagging(work: Path, clips: int, taggers: Sequence[str] = TAGGERS) -> d
     from nemo_desta.manifests.tagging import tag_lines
     from tools.tag_cuts import build
 
-    lines = (work / "clips.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = text_lines(work / "clips.jsonl")
     found: dict[str, Any] = {"clips": clips, "seconds_a_clip": SECONDS}
     for name in taggers:
         some = lines if name != "transcript" else lines[: max(16, clips // 10)]  # Whisper is the slow one

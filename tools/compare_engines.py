@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_desta.corpora.manifests import write_lines
+from nemo_desta.jsonl import text_lines
 
 
 def read_answers(run_dir: Path) -> dict[str, dict[str, Any]]:
@@ -29,8 +30,7 @@ def read_answers(run_dir: Path) -> dict[str, dict[str, Any]]:
     files = [path for path in (targets / "rows.jsonl", *sorted(targets.glob("parts/*/rows.jsonl"))) if path.exists()]
     if not files:
         raise FileNotFoundError(f"{targets} has no rows.jsonl and no parts: run examples/generate_targets.py with run_dir={run_dir} first")
-    # Not splitlines(), which also ends a line at U+2028, U+2029 and U+0085: an answer may hold them.
-    rows = (json.loads(line) for path in files for line in path.read_text(encoding="utf-8").split("\n") if line.endswith("}"))
+    rows = (json.loads(line) for path in files for line in text_lines(path) if line.endswith("}"))  # a kill may have cut the last one
     return {row["row_id"]: row for row in rows}
 
 

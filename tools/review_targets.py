@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_desta.generation.review import FILE, add_verdict, read_verdicts, review_items, write_page
+from nemo_desta.jsonl import text_lines
 
 MAX_BODY = 10_000  # bytes of a verdict
 LOCAL = "127.0.0.1"
@@ -83,8 +84,7 @@ def merge(run_dir: Path, downloaded: Path) -> int:
     Raises:
         ValueError: the file holds none.
     """
-    lines = downloaded.read_text(encoding="utf-8").split("\n")  # not splitlines(): a note may hold U+2028
-    entries = [json.loads(line) for line in lines if line.strip()]
+    entries = [json.loads(line) for line in text_lines(downloaded)]
     if not entries:
         raise ValueError(f"{downloaded} holds no verdicts")
     for entry in entries:

@@ -25,6 +25,7 @@ from nemo_desta.corpora.audio import SAMPLE_RATE, AudioError, AudioLoader, load_
 from nemo_desta.corpora.fingerprint import material_digest, recipe_digest
 from nemo_desta.corpora.manifests import read_cuts, write_atomic, write_cuts, write_lines
 from nemo_desta.corpora.splits import SPLITS, assign_splits, check_disjoint
+from nemo_desta.jsonl import text_lines
 
 if TYPE_CHECKING:
     from lhotse import CutSet, MonoCut
@@ -289,7 +290,7 @@ def _read_journal(path: Path, wanted: Mapping[str, str], root: Path) -> dict[str
         return {}
     done: dict[str, dict[str, Any]] = {}
     damaged = False
-    for line in path.read_text("utf-8", errors="replace").splitlines():
+    for line in text_lines(path, errors="replace"):
         try:
             entry = json.loads(line)
             slug, fits = entry["slug"], wanted.get(entry["slug"]) == entry["key"]

@@ -5,11 +5,12 @@ import gzip
 import json
 import logging
 import os
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from nemo_desta.jsonl import DAMAGED_GZIP
 
 if TYPE_CHECKING:
     from lhotse import CutSet, MonoCut
@@ -92,7 +93,7 @@ def _lines(path: Path) -> Iterator[bytes]:
     with gzip.open(path) if zipped else path.open("rb") as f:
         try:
             yield from (line for line in f if line.strip())
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        except DAMAGED_GZIP as error:
             raise _damaged(path, error) from error
 
 

@@ -248,7 +248,7 @@ def _work(job: Job, parts: Sequence[Part]) -> tuple[Work, float]:
                     ready, ended = min(ready, result["ready"]), max(ended, result["ended"])
         except RayActorError as error:
             limit = f"ray.max_restarts={job.config.ray.max_restarts}"
-            logs = "logs of the workers lie in Ray's session folder, /tmp/ray/session_latest/logs"
+            logs = "logs of the workers lie in Ray's own folder for temporary files, below session_latest/logs"
             safe = "what is written is safe, the same command goes on"
             raise OSError(f"a worker died more often than {limit} allows; {safe}; {logs} ({str(error).splitlines()[0]})") from error
     return done, max(ended - ready, 0.0)

@@ -21,6 +21,7 @@ from lhotse.cut import Cut
 from nemo_desta.corpora.manifests import read_cuts, write_atomic
 from nemo_desta.data.supervision import further_clips, self_generated
 from nemo_desta.generation.written import written
+from nemo_desta.jsonl import text_lines
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +34,7 @@ FILE = "review.jsonl"
 def read_verdicts(path: Path) -> dict[str, str]:
     """Row id -> `ACCEPT` or `REJECT`. Later lines win, `CLEAR` takes a verdict back, torn lines are skipped."""
     verdicts: dict[str, str] = {}
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    for line in text.removesuffix("\n").split("\n") if text else []:  # not splitlines(): a note may hold U+2028
+    for line in text_lines(path, errors="replace") if path.exists() else []:
         try:
             entry = json.loads(line)
             row_id, verdict = str(entry["row_id"]), entry["verdict"]

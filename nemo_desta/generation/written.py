@@ -11,6 +11,7 @@ from lhotse.cut import Cut
 from nemo_desta.corpora.manifests import read_cuts
 from nemo_desta.data.conversation import Tokenizer
 from nemo_desta.data.supervision import self_generated
+from nemo_desta.jsonl import text_lines
 
 LOOKED_AT = 8  # parts of a run on Ray from which a sample is drawn, so that five million rows need not be read for a hundred
 
@@ -32,9 +33,7 @@ class Written:
 
     def rejected_lines(self) -> list[dict[str, Any]]:
         """The rejected answers."""
-        text = self.rejected.read_text(encoding="utf-8") if self.rejected.exists() else ""
-        # Not splitlines(), which also ends a line at U+2028, U+2029 and U+0085: an answer may hold them.
-        return [json.loads(line) for line in text.split("\n") if line]
+        return [json.loads(line) for line in text_lines(self.rejected)] if self.rejected.exists() else []
 
     def cuts(self, names: Iterable[str]) -> dict[str, Cut]:
         """The cuts of these ids, as far as there are any."""

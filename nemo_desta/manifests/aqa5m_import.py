@@ -1,13 +1,11 @@
 """The released JSONL of DeSTA-AQA5M to an indexed store of cuts, streaming, restartable."""
 
 import gc
-import gzip
 import itertools
 import json
 import logging
 import os
 import time
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from nemo_desta.jsonl import DAMAGED_GZIP
 from nemo_desta.locking import explain_full_disk
 from nemo_desta.manifests.aqa5m import (
     MAX_SECONDS,
@@ -209,7 +208,7 @@ class _Import:
             chunk: list[bytes] = []
             try:
                 chunk.extend(itertools.islice(source, many))
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:  # what extend took before stays in the chunk
+            except DAMAGED_GZIP as error:  # what extend took before stays in the chunk
                 self._problem("damaged file", _stem(file), self.line + len(chunk) + 1, f"cut off or damaged ({error}): copy it anew")
             if not chunk:
                 return

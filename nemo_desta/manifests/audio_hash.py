@@ -54,15 +54,15 @@ def read_samples(file: str, start: int = 0, samples: int = -1) -> tuple[np.ndarr
     """
     import soundfile as sf
 
-    exact = _knows(file)
-    if exact:
-        try:
-            found, rate = sf.read(file, start=start, frames=samples, dtype="int16", always_2d=True)
-        except (sf.SoundFileError, OSError, ValueError) as error:
+    exact = True
+    try:
+        found, rate = sf.read(file, start=start, frames=samples, dtype="int16", always_2d=True)
+    except (sf.SoundFileError, OSError, ValueError) as error:
+        if _knows(file):
             raise ValueError(f"{file} is damaged behind its header: {error}") from error  # FFmpeg would make up samples
-    else:
         from nemo_desta.corpora.audio import decode
 
+        exact = False
         floats, rate = decode(Path(file))
         stretch = floats[start : start + samples if samples >= 0 else None]
         found = np.clip(np.round(stretch * 32768.0), -32768, 32767).astype(np.int16)

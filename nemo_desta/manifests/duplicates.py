@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from nemo_desta.jsonl import text_lines
 from nemo_desta.manifests.audio_hash import UNHEARD, Stretch, check_comparable, hashes, length_key, repeated_lengths, sample_hash
 from nemo_desta.manifests.durations import EXTENSIONS, probe
 from nemo_desta.manifests.records import Record, audio_path, clip_key, custom, further_of, rows_of, source_of
@@ -170,7 +171,7 @@ def read_benchmark(
         raise FileNotFoundError(f"no file {', '.join(absent)}: name the benchmark's own files")
     found = Benchmark()
     for file in ids:
-        found.ids |= {name for line in _lines(file) if line.strip() for name in _names_of(line.strip())}
+        found.ids |= {name for line in text_lines(file) for name in _names_of(line.strip())}
     for place in audio:
         if not place.exists():
             raise FileNotFoundError(f"no audio at {place}")
@@ -200,16 +201,11 @@ def _add_audio(found: Benchmark, file: Path) -> None:
     found.lengths.add(length_key(stretch))
 
 
-def _lines(file: Path) -> list[str]:
-    """Lines of a text file: str.splitlines would also divide at U+2028 or U+0085, which JSON may hold within a string."""
-    return file.read_text(encoding="utf-8").split("\n")
-
-
 def _texts_of(file: Path, fields: Sequence[str]) -> list[str]:
     if file.suffix == ".txt":
-        return [line.strip() for line in _lines(file) if line.strip()]
+        return [line.strip() for line in text_lines(file)]
     if file.suffix == ".jsonl":
-        rows = [json.loads(line) for line in _lines(file) if line.strip()]
+        rows = [json.loads(line) for line in text_lines(file)]
     elif file.suffix == ".json":
         loaded = json.loads(file.read_text(encoding="utf-8"))
         rows = loaded if isinstance(loaded, list) else list(loaded.values())

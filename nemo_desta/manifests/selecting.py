@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from nemo_desta.jsonl import DAMAGED_GZIP
 from nemo_desta.manifests.audio_hash import stretch_of
 from nemo_desta.manifests.records import Record, attributes, audio_path, custom, further_of, rows_of, source_of
 from nemo_desta.manifests.sinks import Sink
-from nemo_desta.manifests.sources import DAMAGED_GZIP, Problems, lines, manifest_files, records
+from nemo_desta.manifests.sources import Problems, lines, manifest_files, records
 from nemo_desta.manifests.splitting import order_key
 from nemo_desta.manifests.store import IndexedStore, is_store
 from nemo_desta.manifests.validate import text_hash

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from nemo_desta.jsonl import DAMAGED_GZIP
 from nemo_desta.manifests.records import FURTHER_AUDIO, Record, clip_key, decode, further_of, rows_of, to_cut
-from nemo_desta.manifests.sources import DAMAGED_GZIP, lines, manifest_files
+from nemo_desta.manifests.sources import lines, manifest_files
 
 Samples = np.ndarray
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from nemo_desta.jsonl import DAMAGED_GZIP
 from nemo_desta.manifests.records import Record, check_record, decode
 from nemo_desta.manifests.store import DESCRIPTION, IndexedStore, is_store
 
@@ -24,8 +25,6 @@ logger = logging.getLogger(__name__)
 LISTED = 1000  # problems of one kind that are kept word for word; all are counted
 READ_BYTES = 1 << 20
 SHARDS = "shards"
-DAMAGED_GZIP = (EOFError, zlib.error, gzip.BadGzipFile)
-"""What reading a gzip file raises where it is cut off or damaged; zlib.error is neither an OSError nor a ValueError."""
 
 
 @dataclass

@@ -16,7 +16,6 @@ import multiprocessing
 import os
 import shutil
 import time
-import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -29,6 +28,7 @@ from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 
 from nemo_desta import provenance
+from nemo_desta.jsonl import DAMAGED_GZIP
 from nemo_desta.locking import explain_full_disk, locked_file, name_holder
 from nemo_desta.manifests.sources import lines as file_lines
 from nemo_desta.manifests.sources import manifest_files, shar_folder
@@ -288,7 +288,7 @@ def _lines(source: Path) -> Iterator[str]:
             for line in file_lines(file):
                 number += 1
                 yield line.decode("utf-8", "replace")
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        except DAMAGED_GZIP as error:
             yield f"{file.name} is damaged behind line {number} ({error})\n"
 
 

@@ -4,7 +4,9 @@ Every process looks for the checkpoint on its own disk: on machines that do not 
 that looks plausible.
 """
 
+import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -52,8 +54,10 @@ def check_one_run(found: list[tuple[int, bool]], record: Path) -> None:
 
 def _seen(path: Path, patience: float) -> bool:
     deadline = time.monotonic() + patience
-    while path.name not in ({entry.name for entry in path.parent.iterdir()} if path.parent.is_dir() else ()):
+    while not path.exists():
         if time.monotonic() > deadline:
             return False
+        with suppress(OSError):
+            os.listdir(path.parent)  # lets a network file system look again at a folder that it has remembered as lacking the file
         time.sleep(1)
     return True

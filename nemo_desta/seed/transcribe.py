@@ -18,6 +18,7 @@ from lhotse.cut import Cut
 from lhotse.utils import fastcopy
 from torch import Tensor
 
+from nemo_desta.jsonl import text_lines
 from nemo_desta.seed.attributes import SELF_GENERATED
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ def _read_journal(journal: Path | None, source: str) -> dict[str, str]:
     if journal is None or not journal.exists():
         return {}
     found = {}
-    for line in journal.read_text(encoding="utf-8", errors="replace").split("\n"):
+    for line in text_lines(journal, errors="replace"):
         try:
             record = json.loads(line)
             if record["source"] == source:

@@ -15,6 +15,7 @@ from nemo_desta.evaluation.report import plots
 from nemo_desta.evaluation.report.clips import write_clips
 from nemo_desta.evaluation.report.scalars import read_curve
 from nemo_desta.evaluation.results import collect_results, read_json
+from nemo_desta.jsonl import text_lines
 from nemo_desta.provenance import write_json_atomic
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def write_report(run_dir: Path, *, find_cut: Callable[[str], MonoCut | None] | N
     scored_path = run_dir / "eval" / "scored.jsonl"
     if summary is None or not scored_path.is_file():
         raise ValueError(f"{run_dir} holds no evaluation (eval/summary.json, eval/scored.jsonl): run examples/evaluate.py first")
-    rows = [json.loads(line) for line in scored_path.read_text(encoding="utf-8").split("\n") if line]
+    rows = [json.loads(line) for line in text_lines(scored_path)]
     retention = read_json(run_dir / "eval" / "retention.json")
     manifest = read_json(run_dir / "eval" / "manifest.json")
     results = {**collect_results(run_dir, summary, retention), "manifest": manifest}

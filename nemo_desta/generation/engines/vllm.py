@@ -10,12 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nemo_desta.config import Precision, VllmConfig
 from nemo_desta.generation.engines.base import FAILED, Completion, Sampling, row_seed, whole_letters
 from nemo_desta.generation.engines.tokens import encode, load_chat_tokenizer
 
 logger = logging.getLogger(__name__)
 
+# Without a GPU: after a part of a prompt vLLM (0.32) sets a seeded row's random state back, which a CPU's generator cannot do.
+_WHOLE_PROMPTS = {"enable_chunked_prefill": False}
 DTYPES = {Precision.fp32: "float32", Precision.bf16: "bfloat16", Precision.auto: "auto"}
 
 
@@ -52,6 +56,7 @@ class VllmEngine:
             "enforce_eager": config.enforce_eager,
             "seed": sampling.seed,
             "enable_prefix_caching": True,  # all prompts begin alike
+            **({} if torch.cuda.is_available() else _WHOLE_PROMPTS),
             **config.extra,
         }
         self.llm: Any = vllm.LLM(model=str(model), dtype=self.dtype, **settings)
